@@ -1,0 +1,1 @@
+//! Health and metrics on a port of their own.

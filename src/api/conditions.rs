@@ -1,0 +1,35 @@
+//! Types and reasons of conditions. Reasons are API: people alert on them.
+
+/// The spec and everything it refers to are valid; the data plane uses the object.
+pub const ACCEPTED: &str = "Accepted";
+/// The children serve: at least one replica is ready.
+pub const AVAILABLE: &str = "Available";
+/// Summary: the object does what its spec says, now.
+pub const READY: &str = "Ready";
+
+/// Everything is as the spec asks.
+pub const REASON_READY: &str = "Ready";
+/// The object is valid and in use.
+pub const REASON_ACCEPTED: &str = "Accepted";
+/// A field of the spec has a value that cannot work; the message names it.
+pub const REASON_INVALID: &str = "Invalid";
+/// A permission is not in the catalogue; the message names it.
+pub const REASON_UNKNOWN_PERMISSION: &str = "UnknownPermission";
+/// An object that the spec refers to does not exist; the message names it.
+pub const REASON_NOT_FOUND: &str = "ReferenceNotFound";
+/// The namespace does not carry the label `portcullis.dev/servers`.
+pub const REASON_NAMESPACE_NOT_OPTED_IN: &str = "NamespaceNotOptedIn";
+/// The name of a child is taken by an object that the operator did not make.
+pub const REASON_NAME_CONFLICT: &str = "NameConflict";
+/// Replicas are starting; the message says how many are ready.
+pub const REASON_PROGRESSING: &str = "Progressing";
+/// The endpoint did not complete an MCP handshake.
+pub const REASON_HANDSHAKE: &str = "HandshakeFailing";
+/// A write to the cluster failed and is being tried again; the message says which.
+pub const REASON_APPLY: &str = "ApplyFailing";
+/// The key is switched off by `spec.enabled`.
+pub const REASON_DISABLED: &str = "Disabled";
+/// The key's `expiresAt` has passed.
+pub const REASON_EXPIRED: &str = "Expired";
+/// Not looked at yet.
+pub const REASON_PENDING: &str = "Pending";

@@ -1,0 +1,113 @@
+//! `McpRole` and `ClusterMcpRole`: what may be done.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use kube::{CustomResource, KubeSchema};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// Named permissions inside the role's own namespace.
+#[derive(CustomResource, KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[kube(
+    group = "portcullis.dev",
+    version = "v1alpha1",
+    kind = "McpRole",
+    plural = "mcproles",
+    shortname = "mcpr",
+    category = "mcp",
+    namespaced,
+    status = "McpRoleStatus",
+    derive = "PartialEq",
+    derive = "Default",
+    doc = "Named permissions inside the role's own namespace. Roles only add; what no role grants is refused.",
+    printcolumn(
+        name = "Accepted",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type=='Accepted')].status"
+    ),
+    printcolumn(name = "Permissions", type_ = "string", json_path = ".spec.permissions"),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
+)]
+#[serde(rename_all = "camelCase")]
+pub struct McpRoleSpec {
+    /// What the role is for, in words.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[schemars(length(max = 1024))]
+    pub description: String,
+    /// Permissions such as `k8s:pods:list`; `k8s:pods:*` and `k8s:*` stand for all that follow.
+    #[schemars(length(min = 1, max = 128), inner(length(min = 1, max = 128)))]
+    pub permissions: Vec<String>,
+    /// Names of the servers of this namespace that the role counts for; empty means every one.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64), inner(length(min = 1, max = 63)))]
+    pub servers: Vec<String>,
+}
+
+/// Named permissions in namespaces chosen by name or pattern.
+#[derive(CustomResource, KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[kube(
+    group = "portcullis.dev",
+    version = "v1alpha1",
+    kind = "ClusterMcpRole",
+    plural = "clustermcproles",
+    shortname = "cmcpr",
+    category = "mcp",
+    status = "McpRoleStatus",
+    derive = "PartialEq",
+    derive = "Default",
+    doc = "Named permissions in namespaces chosen by name or pattern, for servers in namespaces labelled portcullis.dev/servers=cluster.",
+    printcolumn(
+        name = "Accepted",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type=='Accepted')].status"
+    ),
+    printcolumn(name = "Permissions", type_ = "string", json_path = ".spec.permissions"),
+    printcolumn(name = "Namespaces", type_ = "string", json_path = ".spec.namespaces"),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
+)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("!self.allNamespaces || !has(self.namespaces) || self.namespaces.size() == 0").message("namespaces and allNamespaces exclude each other"))]
+pub struct ClusterMcpRoleSpec {
+    /// What the role is for, in words.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[schemars(length(max = 1024))]
+    pub description: String,
+    /// Permissions such as `k8s:pods:list`; `k8s:pods:*` and `k8s:*` stand for all that follow.
+    #[schemars(length(min = 1, max = 128), inner(length(min = 1, max = 128)))]
+    pub permissions: Vec<String>,
+    /// Namespaces, by name or by pattern (`feature-*`). An empty list grants nothing. A pattern
+    /// matches neither `kube-*` nor the operator's own namespace; their literal names do.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 256), inner(length(min = 1, max = 63)))]
+    pub namespaces: Vec<String>,
+    /// Every namespace there is, and cluster-scoped resources.
+    #[serde(default)]
+    pub all_namespaces: bool,
+    /// The servers that the role counts for.
+    #[schemars(length(min = 1, max = 64))]
+    pub servers: Vec<ServerReference>,
+}
+
+/// One `McpServer`.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct ServerReference {
+    /// Namespace of the server.
+    #[schemars(length(min = 1, max = 63))]
+    pub namespace: String,
+    /// Name of the server.
+    #[schemars(length(min = 1, max = 63))]
+    pub name: String,
+}
+
+/// What the operator has seen of a role.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct McpRoleStatus {
+    /// Generation of the spec that this status describes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+    /// `Accepted`.
+    #[serde(default)]
+    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
+    pub conditions: Vec<Condition>,
+}

@@ -1,0 +1,89 @@
+//! Names that the operator, the endpoint, the chart and the admission policies agree on.
+
+/// Field manager of every server-side apply, and value of `app.kubernetes.io/managed-by`.
+pub const FIELD_MANAGER: &str = "portcullis";
+/// Label of every child: the `McpServer` it belongs to.
+pub const SERVER_LABEL: &str = "portcullis.dev/server";
+/// Label of bindings outside the server's namespace: the namespace of the `McpServer` they belong to.
+pub const SERVER_NAMESPACE_LABEL: &str = "portcullis.dev/server-namespace";
+/// Label of a key's Secret: the `McpApiKey` it belongs to.
+pub const KEY_LABEL: &str = "portcullis.dev/key";
+/// Namespace label by which an administrator lets servers in: `local` or `cluster`.
+pub const NAMESPACE_LABEL: &str = "portcullis.dev/servers";
+/// Value of [`NAMESPACE_LABEL`]: servers may run here, with rights in this namespace.
+pub const NAMESPACE_LOCAL: &str = "local";
+/// Value of [`NAMESPACE_LABEL`]: as `local`, and `ClusterMcpRole`s count for servers here too.
+pub const NAMESPACE_CLUSTER: &str = "cluster";
+/// Finalizer of an `McpServer`: bindings that garbage collection cannot reach are removed first.
+pub const FINALIZER: &str = "portcullis.dev/cleanup";
+/// Type of the Secret that holds the plaintext of an API key.
+pub const API_KEY_SECRET_TYPE: &str = "portcullis.dev/api-key";
+/// Type of the Secret that holds a server's leaf for the internal port.
+pub const INTERNAL_TLS_SECRET_TYPE: &str = "portcullis.dev/internal-tls";
+/// Data key of the plaintext in an API key's Secret.
+pub const API_KEY_DATA: &str = "api-key";
+
+/// Port of the MCP endpoint (TLS) in the pod; the Service maps 443 to it.
+pub const HTTPS_PORT: i32 = 8443;
+/// Port that joins operator and replicas, by mutual TLS.
+pub const INTERNAL_PORT: i32 = 8444;
+/// Port of `/livez`, `/readyz` and `/metrics`.
+pub const ADMIN_PORT: i32 = 9090;
+/// Port on which the Service offers the endpoint.
+pub const SERVICE_PORT: i32 = 443;
+
+/// Prefix of every ClusterRole of the chart's catalogue.
+pub const CATALOGUE_PREFIX: &str = "portcullis:catalogue:";
+/// ClusterRole with the baseline of a server inside its own namespace.
+pub const BASELINE_ROLE: &str = "portcullis:server";
+/// ClusterRole with the baseline of a server on cluster-scoped objects.
+pub const CLUSTER_BASELINE_ROLE: &str = "portcullis:server-cluster";
+/// ClusterRole that the operator binds to itself inside namespaces it works in.
+pub const OPERATOR_NAMESPACE_ROLE: &str = "portcullis:operator-namespace";
+/// Name of the RoleBinding by which the operator works in a namespace.
+pub const OPERATOR_BINDING: &str = "portcullis:operator";
+
+/// Name of the Deployment, Service, ServiceAccount, NetworkPolicy and PodDisruptionBudget of a server.
+pub fn workload(server: &str) -> String {
+    format!("{server}-mcp")
+}
+
+/// Name of the Secret with the certificate of the endpoint.
+pub fn tls_secret(server: &str) -> String {
+    format!("{server}-mcp-tls")
+}
+
+/// Name of the Secret with the leaf for the internal port.
+pub fn internal_secret(server: &str) -> String {
+    format!("{server}-mcp-internal")
+}
+
+/// Name of the Secret that holds the plaintext of an API key.
+pub fn key_secret(key: &str) -> String {
+    format!("{key}-mcp-key")
+}
+
+/// ClusterRole of the catalogue behind a permission such as `k8s:pods:list`.
+pub fn catalogue_role(resource: &str, verb: &str) -> String {
+    format!("{CATALOGUE_PREFIX}{resource}:{verb}")
+}
+
+/// Name of a server's binding, wherever it stands: `portcullis:<namespace>:<server>:<what>`.
+///
+/// The prefix keeps servers of the same name in different namespaces apart.
+pub fn binding(namespace: &str, server: &str, what: &str) -> String {
+    format!("portcullis:{namespace}:{server}:{what}")
+}
+
+/// DNS name in the leaf of the internal port. It resolves nowhere: peers connect by pod address.
+pub fn internal_host(namespace: &str, server: &str) -> String {
+    format!("{server}.{namespace}.internal.portcullis.dev")
+}
+
+/// URI in the leaf of the internal port by which a server's replicas know each other.
+pub fn internal_uri(namespace: &str, server: &str) -> String {
+    format!("portcullis://server/{namespace}/{server}")
+}
+
+/// URI in the operator's client leaf for the internal port.
+pub const OPERATOR_URI: &str = "portcullis://operator";

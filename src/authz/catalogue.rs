@@ -1,0 +1,233 @@
+//! The catalogue: every permission there is, what it means to the API server, and how dangerous it is.
+//!
+//! The chart's ClusterRoles, the operator's bindings, the admission policies and the tools are made from this one
+//! table. What is not in it cannot be granted: `k8s:*` expands over the table and is never a literal wildcard.
+
+use std::fmt;
+
+use serde::{Serialize, Serializer};
+
+/// What a call can do to the cluster.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Class {
+    /// Reads what is not secret.
+    Read,
+    /// Reads what may hold secrets, such as logs.
+    Sensitive,
+    /// Changes something that can be changed back.
+    Write,
+    /// Destroys something.
+    Destructive,
+}
+
+impl Class {
+    /// Whether a call of this class must be in the audit before it happens.
+    pub(crate) fn records_intent(self) -> bool {
+        self != Class::Read
+    }
+
+    /// Whether a call of this class leaves everything as it was.
+    pub(crate) fn is_read_only(self) -> bool {
+        matches!(self, Class::Read | Class::Sensitive)
+    }
+
+    /// The word for it in audit and metrics.
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Class::Read => "read",
+            Class::Sensitive => "sensitive",
+            Class::Write => "write",
+            Class::Destructive => "destructive",
+        }
+    }
+}
+
+/// One rule of RBAC, as a permission needs it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Rule {
+    /// API group; empty is the core group.
+    pub(crate) group: &'static str,
+    /// Resource in the plural, with its subresource: `pods/log`.
+    pub(crate) resource: &'static str,
+    /// Verbs of the API server.
+    pub(crate) verbs: &'static [&'static str],
+}
+
+/// One row of the catalogue.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Entry {
+    /// Resource in the permission's name.
+    pub(crate) resource: &'static str,
+    /// Verb in the permission's name.
+    pub(crate) verb: &'static str,
+    /// How dangerous it is.
+    pub(crate) class: Class,
+    /// What the API server must allow. Empty: the server's baseline suffices.
+    pub(crate) rules: &'static [Rule],
+}
+
+/// A permission of the catalogue. It can only be had from the table, so an unknown one cannot exist.
+#[derive(Clone, Copy)]
+pub(crate) struct Permission(&'static Entry);
+
+impl Permission {
+    /// The row behind it.
+    pub(crate) fn entry(self) -> &'static Entry {
+        self.0
+    }
+
+    /// How dangerous it is.
+    pub(crate) fn class(self) -> Class {
+        self.0.class
+    }
+
+    /// Name of the ClusterRole of the chart that carries it.
+    pub(crate) fn cluster_role(self) -> String {
+        crate::api::names::catalogue_role(self.0.resource, self.0.verb)
+    }
+
+    /// Finds `k8s:<resource>:<verb>`.
+    pub(crate) const fn named(resource: &str, verb: &str) -> Option<Permission> {
+        let mut i = 0;
+        while i < CATALOGUE.len() {
+            if same(CATALOGUE[i].resource, resource) && same(CATALOGUE[i].verb, verb) {
+                return Some(Permission(&CATALOGUE[i]));
+            }
+            i += 1;
+        }
+        None
+    }
+
+    /// As [`Permission::named`], for names in the source: an unknown one does not compile in a constant.
+    pub(crate) const fn of(resource: &str, verb: &str) -> Permission {
+        match Permission::named(resource, verb) {
+            Some(permission) => permission,
+            None => panic!("no such permission in the catalogue"),
+        }
+    }
+
+    /// Every permission there is, in the order of the table.
+    pub(crate) fn all() -> impl Iterator<Item = Permission> {
+        CATALOGUE.iter().map(Permission)
+    }
+}
+
+const fn same(a: &str, b: &str) -> bool {
+    let (a, b) = (a.as_bytes(), b.as_bytes());
+    if a.len() != b.len() {
+        return false;
+    }
+    let mut i = 0;
+    while i < a.len() {
+        if a[i] != b[i] {
+            return false;
+        }
+        i += 1;
+    }
+    true
+}
+
+impl PartialEq for Permission {
+    fn eq(&self, other: &Self) -> bool {
+        std::ptr::eq(self.0, other.0) || self.0 == other.0
+    }
+}
+
+impl Eq for Permission {}
+
+impl PartialOrd for Permission {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Permission {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        (self.0.resource, self.0.verb).cmp(&(other.0.resource, other.0.verb))
+    }
+}
+
+impl fmt::Display for Permission {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "k8s:{}:{}", self.0.resource, self.0.verb)
+    }
+}
+
+impl fmt::Debug for Permission {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{self}")
+    }
+}
+
+impl Serialize for Permission {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+const CORE: &str = "";
+const APPS: &str = "apps";
+
+/// A row with one rule.
+macro_rules! entry {
+    ($resource:literal, $verb:literal, $class:ident, $group:expr, $real:literal, $verbs:expr) => {
+        Entry {
+            resource: $resource,
+            verb: $verb,
+            class: Class::$class,
+            rules: &[Rule { group: $group, resource: $real, verbs: &$verbs }],
+        }
+    };
+}
+
+/// The table. Permissions on Secrets are not in it: a role cannot grant them.
+pub(crate) static CATALOGUE: [Entry; 17] = [
+    // The list of namespaces shows those in which the caller may do anything; watching namespaces is in the baseline.
+    Entry { resource: "namespaces", verb: "list", class: Class::Read, rules: &[] },
+    entry!("pods", "get", Read, CORE, "pods", ["get"]),
+    entry!("pods", "list", Read, CORE, "pods", ["list"]),
+    entry!("pods", "watch", Read, CORE, "pods", ["watch"]),
+    // What a program writes to its log is its own affair, secrets included.
+    entry!("pods", "logs", Sensitive, CORE, "pods/log", ["get"]),
+    // A Pod is restarted by deleting it; whether a controller owns it is read first.
+    entry!("pods", "restart", Destructive, CORE, "pods", ["get", "delete"]),
+    entry!("pods", "delete", Destructive, CORE, "pods", ["delete"]),
+    entry!("services", "get", Read, CORE, "services", ["get"]),
+    entry!("services", "list", Read, CORE, "services", ["list"]),
+    entry!("events", "get", Read, CORE, "events", ["get"]),
+    entry!("events", "list", Read, CORE, "events", ["list"]),
+    entry!("deployments", "get", Read, APPS, "deployments", ["get"]),
+    entry!("deployments", "list", Read, APPS, "deployments", ["list"]),
+    entry!("deployments", "scale", Write, APPS, "deployments/scale", ["get", "update", "patch"]),
+    // RBAC cannot narrow a patch to the restart annotation; the tool does.
+    entry!("deployments", "restart", Write, APPS, "deployments", ["get", "patch"]),
+    entry!("replicasets", "get", Read, APPS, "replicasets", ["get"]),
+    entry!("replicasets", "list", Read, APPS, "replicasets", ["list"]),
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_permission_is_found_by_its_name_and_only_once() {
+        for permission in Permission::all() {
+            let entry = permission.entry();
+            assert_eq!(Permission::named(entry.resource, entry.verb), Some(permission));
+            let same = Permission::all().filter(|other| *other == permission).count();
+            assert_eq!(same, 1, "{permission} is in the table twice");
+        }
+    }
+
+    #[test]
+    fn nothing_in_the_catalogue_reaches_secrets_or_runs_programs() {
+        for rule in Permission::all().flat_map(|p| p.entry().rules) {
+            assert!(!rule.resource.starts_with("secrets"), "{rule:?}");
+            for subresource in ["exec", "attach", "portforward", "proxy", "ephemeralcontainers"] {
+                assert!(!rule.resource.ends_with(&format!("/{subresource}")), "{rule:?}");
+            }
+            assert!(!rule.resource.contains('*') && !rule.verbs.contains(&"*"), "{rule:?}");
+        }
+    }
+}

@@ -1,0 +1,190 @@
+//! Patterns of permissions, as roles write them: `k8s:<resource>[.<group>]:<verb>` with wildcards.
+//!
+//! `*` stands for one whole segment, or at the end for all that follows: `k8s:pods:*`, `k8s:*:list`, `k8s:*`.
+
+use std::fmt;
+
+use super::catalogue::Permission;
+
+/// Most characters of a pattern, as in the schema of the kinds.
+pub(crate) const MAX_LENGTH: usize = 128;
+
+/// A valid pattern.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Pattern {
+    resource: Segment,
+    verb: Segment,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+enum Segment {
+    Any,
+    Literal(String),
+}
+
+impl Segment {
+    fn matches(&self, text: &str) -> bool {
+        match self {
+            Segment::Any => true,
+            Segment::Literal(literal) => literal == text,
+        }
+    }
+}
+
+impl fmt::Display for Segment {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Segment::Any => "*",
+            Segment::Literal(literal) => literal,
+        })
+    }
+}
+
+/// Why a pattern is refused.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum ParsePattern {
+    /// It is longer than [`MAX_LENGTH`].
+    #[error("is longer than {MAX_LENGTH} characters")]
+    TooLong,
+    /// It does not begin with `k8s:`.
+    #[error("must begin with \"k8s:\"")]
+    Prefix,
+    /// It has too few or too many segments.
+    #[error("must have the form k8s:<resource>:<verb>")]
+    Segments,
+    /// A segment has other characters than lower-case letters, digits and `-`, or mixes them with `*`.
+    #[error("segment {0:?} must be lower-case letters, digits and '-', or '*' alone")]
+    Segment(String),
+    /// The group after the resource's dot is not the resource's.
+    #[error("group {0:?} is not the group of {1:?}")]
+    Group(String, String),
+    /// Nothing in the catalogue matches it.
+    #[error("is not in the catalogue of permissions")]
+    Unknown,
+}
+
+impl Pattern {
+    /// Parses a pattern and checks that it names at least one permission of the catalogue.
+    ///
+    /// # Errors
+    /// [`ParsePattern`] says what is wrong with the text.
+    pub(crate) fn parse(text: &str) -> Result<Self, ParsePattern> {
+        if text.len() > MAX_LENGTH {
+            return Err(ParsePattern::TooLong);
+        }
+        let rest = text.strip_prefix("k8s:").ok_or(ParsePattern::Prefix)?;
+        let segments: Vec<&str> = rest.split(':').collect();
+        let (resource, verb) = match segments[..] {
+            ["*"] => (Segment::Any, Segment::Any),
+            [resource, verb] => (resource_segment(resource)?, segment(verb)?),
+            _ => return Err(ParsePattern::Segments),
+        };
+        let pattern = Self { resource, verb };
+        if !Permission::all().any(|permission| pattern.matches(permission)) {
+            return Err(ParsePattern::Unknown);
+        }
+        Ok(pattern)
+    }
+
+    /// Whether the permission is one of those that the pattern stands for.
+    pub(crate) fn matches(&self, permission: Permission) -> bool {
+        let entry = permission.entry();
+        self.resource.matches(entry.resource) && self.verb.matches(entry.verb)
+    }
+}
+
+impl fmt::Display for Pattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (&self.resource, &self.verb) {
+            (Segment::Any, Segment::Any) => f.write_str("k8s:*"),
+            (resource, verb) => write!(f, "k8s:{resource}:{verb}"),
+        }
+    }
+}
+
+fn segment(text: &str) -> Result<Segment, ParsePattern> {
+    if text == "*" {
+        return Ok(Segment::Any);
+    }
+    let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+    if text.is_empty() || !text.chars().all(plain) {
+        return Err(ParsePattern::Segment(text.to_owned()));
+    }
+    Ok(Segment::Literal(text.to_owned()))
+}
+
+/// A resource, with its group where the writer gave one: `deployments.apps` is `deployments`.
+fn resource_segment(text: &str) -> Result<Segment, ParsePattern> {
+    let Some((name, group)) = text.split_once('.') else {
+        return segment(text);
+    };
+    let mut rules = Permission::all()
+        .filter(|permission| permission.entry().resource == name)
+        .flat_map(|permission| permission.entry().rules)
+        .peekable();
+    if rules.peek().is_none() {
+        return Err(ParsePattern::Unknown);
+    }
+    if !rules.all(|rule| rule.group == group) {
+        return Err(ParsePattern::Group(group.to_owned(), name.to_owned()));
+    }
+    segment(name)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn names(pattern: &str) -> Vec<String> {
+        let pattern = Pattern::parse(pattern).expect(pattern);
+        Permission::all().filter(|p| pattern.matches(*p)).map(|p| p.to_string()).collect()
+    }
+
+    #[test]
+    fn a_literal_permission_stands_for_itself_alone() {
+        assert_eq!(names("k8s:pods:logs"), ["k8s:pods:logs"]);
+        assert_eq!(names("k8s:deployments.apps:scale"), ["k8s:deployments:scale"]);
+    }
+
+    #[test]
+    fn a_wildcard_stands_for_one_segment_or_for_all_that_follow() {
+        assert!(names("k8s:pods:*").iter().all(|name| name.starts_with("k8s:pods:")));
+        assert!(names("k8s:*:list").iter().all(|name| name.ends_with(":list")));
+        assert_eq!(names("k8s:*").len(), Permission::all().count());
+        assert_eq!(names("k8s:*:*"), names("k8s:*"));
+    }
+
+    #[test]
+    fn what_is_not_in_the_catalogue_is_refused() {
+        for text in ["k8s:secrets:manage", "k8s:secrets:*", "k8s:pods:exec", "k8s:resources:create"] {
+            assert_eq!(Pattern::parse(text), Err(ParsePattern::Unknown), "{text}");
+        }
+        assert_eq!(
+            Pattern::parse("k8s:pods.apps:list"),
+            Err(ParsePattern::Group("apps".into(), "pods".into()))
+        );
+    }
+
+    #[test]
+    fn a_broken_pattern_is_refused_with_its_reason() {
+        assert_eq!(Pattern::parse("pods:list"), Err(ParsePattern::Prefix));
+        assert_eq!(Pattern::parse("*"), Err(ParsePattern::Prefix));
+        assert_eq!(Pattern::parse("k8s:pods"), Err(ParsePattern::Segments));
+        assert_eq!(Pattern::parse("k8s:pods:list:now"), Err(ParsePattern::Segments));
+        assert_eq!(Pattern::parse("k8s:po*:list"), Err(ParsePattern::Segment("po*".into())));
+        assert_eq!(Pattern::parse("k8s:Pods:list"), Err(ParsePattern::Segment("Pods".into())));
+        assert_eq!(Pattern::parse("k8s::list"), Err(ParsePattern::Segment(String::new())));
+        assert_eq!(Pattern::parse(&format!("k8s:{}", "a".repeat(200))), Err(ParsePattern::TooLong));
+    }
+
+    proptest! {
+        #[test]
+        fn parsing_never_panics_and_what_parses_reads_back(text in "(k8s:)?[a-z*:.]{0,20}") {
+            if let Ok(pattern) = Pattern::parse(&text) {
+                prop_assert_eq!(Pattern::parse(&pattern.to_string()), Ok(pattern));
+            }
+        }
+    }
+}

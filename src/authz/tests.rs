@@ -1,0 +1,148 @@
+use serde_json::json;
+
+use super::role::wildcard;
+use super::*;
+use crate::api::{ClusterMcpRole, McpRole};
+
+const OPERATOR_NAMESPACE: &str = "portcullis-system";
+
+fn role(permissions: &[&str]) -> Arc<Role> {
+    let role: McpRole = serde_json::from_value(json!({
+        "apiVersion": "portcullis.dev/v1alpha1", "kind": "McpRole",
+        "metadata": {"name": "viewer", "namespace": "agents"},
+        "spec": {"permissions": permissions},
+    }))
+    .expect("a role");
+    Arc::new(Role::from_role(&role).expect("valid"))
+}
+
+fn cluster_role(spec: serde_json::Value) -> Result<Arc<Role>, role::InvalidRole> {
+    let role: ClusterMcpRole = serde_json::from_value(json!({
+        "apiVersion": "portcullis.dev/v1alpha1", "kind": "ClusterMcpRole",
+        "metadata": {"name": "fleet"}, "spec": spec,
+    }))
+    .expect("a role");
+    Role::from_cluster_role(&role, OPERATOR_NAMESPACE).map(Arc::new)
+}
+
+fn fleet(namespaces: &[&str]) -> Arc<Role> {
+    cluster_role(json!({
+        "permissions": ["k8s:pods:*"], "namespaces": namespaces,
+        "servers": [{"namespace": "agents", "name": "ops"}],
+    }))
+    .expect("valid")
+}
+
+const LIST: Permission = Permission::of("pods", "list");
+const SCALE: Permission = Permission::of("deployments", "scale");
+
+#[test]
+fn without_a_role_everything_is_denied() {
+    for permission in Permission::all() {
+        assert!(authorize(&[], permission, Target::Anywhere).is_err());
+        assert!(authorize(&[], permission, Target::Namespace("agents")).is_err());
+    }
+}
+
+#[test]
+fn a_role_grants_what_it_names_in_its_own_namespace_only() {
+    let roles = [role(&["k8s:pods:list"])];
+    assert!(authorize(&roles, LIST, Target::Namespace("agents")).is_ok());
+    assert!(authorize(&roles, LIST, Target::Namespace("kube-system")).is_err());
+    assert!(authorize(&roles, SCALE, Target::Namespace("agents")).is_err());
+    assert!(authorize(&roles, SCALE, Target::Anywhere).is_err());
+}
+
+#[test]
+fn the_empty_namespace_is_no_namespace() {
+    assert!(authorize(&[role(&["k8s:*"])], LIST, Target::Namespace("")).is_err());
+}
+
+#[test]
+fn a_permit_covers_only_the_namespace_that_was_asked_for() {
+    let permit = authorize(&[fleet(&["team-*"])], LIST, Target::Namespace("team-a")).expect("granted");
+    assert!(permit.covers("team-a"));
+    assert!(!permit.covers("team-b"));
+    assert_eq!(permit.role().to_string(), "ClusterMcpRole fleet");
+}
+
+#[test]
+fn a_permit_for_anywhere_covers_the_union_of_the_granting_roles() {
+    let roles = [role(&["k8s:pods:list"]), fleet(&["team-*"])];
+    let permit = authorize(&roles, LIST, Target::Anywhere).expect("granted");
+    for (namespace, covered) in [("agents", true), ("team-a", true), ("other", false)] {
+        assert_eq!(permit.covers(namespace), covered, "{namespace}");
+    }
+    assert!(!permit.is_cluster_wide());
+}
+
+#[test]
+fn a_pattern_matches_neither_system_namespaces_nor_the_operators_own() {
+    let roles = [fleet(&["*"])];
+    assert!(authorize(&roles, LIST, Target::Namespace("team-a")).is_ok());
+    for namespace in ["kube-system", "kube-public", OPERATOR_NAMESPACE] {
+        assert!(authorize(&roles, LIST, Target::Namespace(namespace)).is_err(), "{namespace}");
+        assert!(authorize(&[fleet(&[namespace])], LIST, Target::Namespace(namespace)).is_ok());
+    }
+}
+
+#[test]
+fn an_empty_list_of_namespaces_grants_nothing() {
+    let roles = [fleet(&[])];
+    assert!(authorize(&roles, LIST, Target::Anywhere).is_err());
+    assert!(authorize(&roles, LIST, Target::Namespace("agents")).is_err());
+}
+
+#[test]
+fn all_namespaces_must_be_said_and_then_means_all() {
+    let everywhere = cluster_role(json!({
+        "permissions": ["k8s:pods:list"], "allNamespaces": true,
+        "servers": [{"namespace": "agents", "name": "ops"}],
+    }))
+    .expect("valid");
+    let permit = authorize(&[everywhere], LIST, Target::Anywhere).expect("granted");
+    assert!(permit.is_cluster_wide() && permit.covers("kube-system"));
+}
+
+#[test]
+fn an_invalid_role_names_the_field_at_fault() {
+    let error = |spec| cluster_role(spec).expect_err("invalid").to_string();
+    let servers = json!([{"namespace": "agents", "name": "ops"}]);
+    assert_eq!(
+        error(json!({"permissions": ["k8s:pods:list", "k8s:secrets:manage"], "servers": servers})),
+        "spec.permissions[1]: \"k8s:secrets:manage\" is not in the catalogue of permissions"
+    );
+    assert!(
+        error(json!({"permissions": ["k8s:*"], "namespaces": ["Team"], "servers": servers}))
+            .starts_with("spec.namespaces[0]: \"Team\"")
+    );
+    assert!(error(json!({"permissions": ["k8s:*"], "servers": []})).starts_with("spec.servers"));
+    assert!(error(json!({"permissions": [], "servers": servers})).starts_with("spec.permissions"));
+}
+
+#[test]
+fn a_role_counts_for_the_servers_it_selects() {
+    assert!(role(&["k8s:*"]).selects("agents", "any"));
+    assert!(!role(&["k8s:*"]).selects("other", "any"));
+    assert!(fleet(&["*"]).selects("agents", "ops"));
+    assert!(!fleet(&["*"]).selects("agents", "ops2"));
+}
+
+#[test]
+fn the_wildcard_matcher_agrees_with_its_definition() {
+    for (pattern, text, matches) in [
+        ("feature-*", "feature-login", true),
+        ("feature-*", "feature-", true),
+        ("feature-*", "features", false),
+        ("*-dev", "team-dev", true),
+        ("a*b*c", "a-b-b-c", true),
+        ("a*b*c", "a-c-b", false),
+        ("*", "", true),
+        ("", "", true),
+        ("", "a", false),
+    ] {
+        assert_eq!(wildcard(pattern, text), matches, "{pattern} {text}");
+    }
+    let hostile = format!("{}b", "a*".repeat(30));
+    assert!(!wildcard(&hostile, &"a".repeat(60)));
+}

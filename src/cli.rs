@@ -1,0 +1,39 @@
+//! Command line of both halves: every flag and environment variable, typed. The only reader of the environment.
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Safe access of AI agents to Kubernetes.
+#[derive(Parser, Debug)]
+#[command(version, about)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand, Debug)]
+enum Command {
+    /// Prints the definitions of the kinds as YAML.
+    Crds,
+}
+
+impl Cli {
+    /// Runs the command and says how it went.
+    pub fn run(self) -> ExitCode {
+        match self.command {
+            Command::Crds => {
+                for crd in crate::api::crds() {
+                    match serde_saphyr::to_string(&crd) {
+                        Ok(text) => println!("---\n{text}"),
+                        Err(error) => {
+                            eprintln!("error: {error}");
+                            return ExitCode::FAILURE;
+                        }
+                    }
+                }
+                ExitCode::SUCCESS
+            }
+        }
+    }
+}

@@ -1,0 +1,1 @@
+//! The operator: from objects to running endpoints.

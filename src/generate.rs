@@ -1,0 +1,1 @@
+//! Files made from the code: the kinds, the catalogue of ClusterRoles and the plain manifests.

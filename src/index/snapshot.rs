@@ -1,0 +1,200 @@
+//! The pure half: from objects to what a request needs, by the conversions that the conditions use too.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use kube::ResourceExt;
+
+use crate::api::{ClusterMcpRole, KeyState, McpApiKey, McpRole, McpServer, RoleKind, names};
+use crate::authn::{KeyRecord, api_key};
+use crate::authz::{Role, RoleId};
+
+/// The objects that a server sees, by name.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Objects {
+    /// The server's own object.
+    pub(crate) server: Option<Arc<McpServer>>,
+    /// `McpRole`s of the server's namespace.
+    pub(crate) roles: BTreeMap<String, Arc<McpRole>>,
+    /// Every `ClusterMcpRole`.
+    pub(crate) cluster_roles: BTreeMap<String, Arc<ClusterMcpRole>>,
+    /// `McpApiKey`s of the server's namespace.
+    pub(crate) keys: BTreeMap<String, Arc<McpApiKey>>,
+    /// Labels of every namespace, by name.
+    pub(crate) namespaces: BTreeMap<String, BTreeMap<String, String>>,
+}
+
+/// What one request needs to know, immutable.
+#[derive(Debug, Default)]
+pub(crate) struct Snapshot {
+    /// The server's own object.
+    pub(crate) server: Option<Arc<McpServer>>,
+    /// Roles that are valid and count for this server.
+    pub(crate) roles: HashMap<RoleId, Arc<Role>>,
+    /// Generations of keys by id, each with the roles of its key.
+    pub(crate) keys: HashMap<String, Key>,
+    /// Names of every namespace, sorted.
+    pub(crate) namespaces: Arc<[String]>,
+}
+
+/// One generation of a key and what its holder may do.
+#[derive(Debug)]
+pub(crate) struct Key {
+    /// What proves it.
+    pub(crate) record: KeyRecord,
+    /// The roles that it names and that count.
+    pub(crate) roles: Arc<[Arc<Role>]>,
+}
+
+impl Snapshot {
+    /// Builds the snapshot of one server.
+    pub(crate) fn build(objects: &Objects, namespace: &str, server: &str, operator_namespace: &str) -> Self {
+        let roles = roles(objects, namespace, server, operator_namespace);
+        let keys =
+            objects.keys.values().flat_map(|key| generations(key, namespace, server, &roles)).collect();
+        Self {
+            server: objects.server.clone(),
+            roles,
+            keys,
+            namespaces: objects.namespaces.keys().cloned().collect(),
+        }
+    }
+}
+
+/// Whether `ClusterMcpRole`s count for servers of a namespace with these labels.
+pub(crate) fn admits_cluster_roles(labels: &BTreeMap<String, String>) -> bool {
+    labels.get(names::NAMESPACE_LABEL).is_some_and(|value| value == names::NAMESPACE_CLUSTER)
+}
+
+/// Roles that are valid and count for the server. One that does not convert grants nothing.
+fn roles(
+    objects: &Objects,
+    namespace: &str,
+    server: &str,
+    operator_namespace: &str,
+) -> HashMap<RoleId, Arc<Role>> {
+    let local = objects.roles.values().filter_map(|role| Role::from_role(role).ok());
+    let admitted = objects.namespaces.get(namespace).is_some_and(admits_cluster_roles);
+    let cluster = objects
+        .cluster_roles
+        .values()
+        .filter(|_| admitted)
+        .filter_map(|role| Role::from_cluster_role(role, operator_namespace).ok());
+    local
+        .chain(cluster)
+        .filter(|role| role.selects(namespace, server))
+        .map(|role| (role.id().clone(), Arc::new(role)))
+        .collect()
+}
+
+fn generations(
+    key: &McpApiKey,
+    namespace: &str,
+    server: &str,
+    roles: &HashMap<RoleId, Arc<Role>>,
+) -> Vec<(String, Key)> {
+    let named: Vec<RoleId> = key
+        .spec
+        .roles
+        .iter()
+        .map(|role| RoleId {
+            kind: role.kind,
+            namespace: match role.kind {
+                RoleKind::McpRole => namespace.to_owned(),
+                RoleKind::ClusterMcpRole => String::new(),
+            },
+            name: role.name.clone(),
+        })
+        .collect();
+    let held: Arc<[Arc<Role>]> = named.iter().filter_map(|id| roles.get(id).cloned()).collect();
+    let status = key.status.as_ref();
+    status
+        .iter()
+        .flat_map(|status| &status.keys)
+        .filter_map(|generation| {
+            let record = KeyRecord {
+                digest: api_key::parse_digest(&generation.digest)?,
+                name: key.name_any(),
+                identity: key.spec.identity.clone(),
+                enabled: key.spec.enabled,
+                revoked: generation.state == KeyState::Revoked,
+                expires_at: key.spec.expires_at.as_ref().map(|time| time.0),
+                opens_server: key.spec.servers.iter().any(|name| name == server),
+                roles: named.clone(),
+            };
+            Some((generation.id.clone(), Key { record, roles: held.clone() }))
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::authz::{Permission, Target, authorize};
+
+    const LIST: Permission = Permission::of("pods", "list");
+
+    fn objects(namespace_label: &str) -> Objects {
+        let digest = format!("sha256:{}", "ab".repeat(32));
+        let key = json!({
+            "apiVersion": "portcullis.dev/v1alpha1", "kind": "McpApiKey",
+            "metadata": {"name": "ci", "namespace": "agents"},
+            "spec": {"identity": "ci-bot", "servers": ["ops"], "roles": [
+                {"kind": "McpRole", "name": "viewer"}, {"kind": "ClusterMcpRole", "name": "fleet"},
+                {"kind": "McpRole", "name": "broken"}, {"kind": "McpRole", "name": "absent"}]},
+            "status": {"keys": [{"id": "k1", "digest": digest, "createdAt": "2026-01-01T00:00:00Z", "state": "Active"}]},
+        });
+        let role = |name: &str, permission: &str| {
+            json!({"apiVersion": "portcullis.dev/v1alpha1", "kind": "McpRole",
+                "metadata": {"name": name, "namespace": "agents"}, "spec": {"permissions": [permission]}})
+        };
+        let fleet = json!({"apiVersion": "portcullis.dev/v1alpha1", "kind": "ClusterMcpRole",
+            "metadata": {"name": "fleet"},
+            "spec": {"permissions": ["k8s:pods:list"], "namespaces": ["team-*"],
+                "servers": [{"namespace": "agents", "name": "ops"}]}});
+        let parse_role = |value| Arc::new(serde_json::from_value::<McpRole>(value).expect("a role"));
+        let labels = BTreeMap::from([(names::NAMESPACE_LABEL.to_owned(), namespace_label.to_owned())]);
+        Objects {
+            server: None,
+            roles: BTreeMap::from([
+                ("viewer".to_owned(), parse_role(role("viewer", "k8s:pods:list"))),
+                ("broken".to_owned(), parse_role(role("broken", "k8s:pods:lost"))),
+            ]),
+            cluster_roles: BTreeMap::from([(
+                "fleet".to_owned(),
+                Arc::new(serde_json::from_value(fleet).expect("a role")),
+            )]),
+            keys: BTreeMap::from([("ci".to_owned(), Arc::new(serde_json::from_value(key).expect("a key")))]),
+            namespaces: BTreeMap::from([
+                ("agents".to_owned(), labels),
+                ("team-a".to_owned(), BTreeMap::new()),
+            ]),
+        }
+    }
+
+    fn may_list(label: &str, namespace: &str) -> bool {
+        let snapshot = Snapshot::build(&objects(label), "agents", "ops", "portcullis-system");
+        let key = &snapshot.keys["k1"];
+        authorize(&key.roles, LIST, Target::Namespace(namespace)).is_ok()
+    }
+
+    #[test]
+    fn a_key_holds_the_valid_roles_that_it_names() {
+        assert!(may_list("local", "agents"));
+        assert!(may_list("cluster", "agents"));
+    }
+
+    #[test]
+    fn cluster_roles_count_only_in_namespaces_that_an_administrator_labelled_for_them() {
+        assert!(!may_list("local", "team-a"));
+        assert!(may_list("cluster", "team-a"));
+    }
+
+    #[test]
+    fn a_key_of_another_server_opens_nothing_here() {
+        let snapshot = Snapshot::build(&objects("local"), "agents", "other", "portcullis-system");
+        assert!(!snapshot.keys["k1"].record.opens_server);
+    }
+}

@@ -1,0 +1,1 @@
+//! What controllers and watches share: apply, ownership, conditions, events, guarded watches, the lease.

@@ -1,0 +1,33 @@
+//! Portcullis: safe access of AI agents to Kubernetes.
+//!
+//! An object: `watch -> observe -> validate -> desired -> apply -> status` ([`controller`]).
+//! A request: `TLS -> Host, Origin -> credential -> authenticate -> authorize -> intent -> tool -> outcome` ([`server`]).
+//!
+//! ```text
+//! 5 wiring   main -> cli -> controller | server, admin, telemetry
+//! 4 engines  controller              server          (they never import each other)
+//! 3 edges    k8s    index -> k8s     tools    audit  (I/O)
+//! 2 rules    authn  authz  pki  mcp                  (no I/O, no clock: time and randomness are arguments)
+//! 1 ground   api    metrics
+//! ```
+//!
+//! A module imports from lower layers only; `architecture.rs` holds the rule.
+
+mod admin;
+pub mod api;
+#[cfg(test)]
+mod architecture;
+mod audit;
+mod authn;
+mod authz;
+pub mod cli;
+mod controller;
+mod generate;
+mod index;
+mod k8s;
+mod mcp;
+mod metrics;
+mod pki;
+mod server;
+mod telemetry;
+mod tools;

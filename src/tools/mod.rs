@@ -1,0 +1,103 @@
+//! The tools: data in one registry, and what they do through a typed client.
+//!
+//! Tools do not decide access. Each declares the permission it needs; it can only be run with a [`Permit`] for what
+//! its arguments ask for.
+
+use std::sync::Arc;
+
+use futures::future::BoxFuture;
+use serde_json::{Map, Value};
+
+use crate::authz::{Permission, Permit, Role, Target};
+
+/// One tool, as data.
+pub(crate) struct Tool {
+    /// Canonical name.
+    pub(crate) name: &'static str,
+    /// Other names accepted on call and never listed.
+    pub(crate) aliases: &'static [&'static str],
+    /// Name for people.
+    pub(crate) title: &'static str,
+    /// What it does, for the model.
+    pub(crate) description: &'static str,
+    /// What a caller needs; its class says how dangerous the tool is.
+    pub(crate) permission: Permission,
+    /// Whether calling it twice does no more than calling it once.
+    pub(crate) idempotent: bool,
+    /// JSON Schema of the arguments.
+    pub(crate) input_schema: fn() -> Map<String, Value>,
+    /// JSON Schema of the structured result.
+    pub(crate) output_schema: fn() -> Map<String, Value>,
+    /// Parses arguments by type.
+    pub(crate) parse: fn(Map<String, Value>) -> Result<Box<dyn Invocation>, InvalidArguments>,
+}
+
+/// A tool with parsed arguments, ready to be authorized and run.
+pub(crate) trait Invocation: Send {
+    /// What the arguments ask to act on.
+    fn target(&self) -> Target<'_>;
+
+    /// The resource it acts on, for the audit: `deployments/web`, or `pods`.
+    fn resource(&self) -> String;
+
+    /// Runs it. The permit is for the tool's permission on [`Invocation::target`].
+    fn run(
+        self: Box<Self>,
+        context: Context,
+        permit: Permit,
+    ) -> BoxFuture<'static, Result<Output, ToolError>>;
+}
+
+/// What a tool may use.
+#[derive(Clone)]
+pub(crate) struct Context {
+    /// The cluster, as this server's ServiceAccount.
+    pub(crate) client: kube::Client,
+    /// The caller's roles, to show what the caller may see.
+    pub(crate) roles: Arc<[Arc<Role>]>,
+    /// Every namespace of the cluster, sorted by name.
+    pub(crate) namespaces: Arc<[String]>,
+}
+
+/// What a tool answers.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Output {
+    /// A compact table or text for the model.
+    pub(crate) text: String,
+    /// The same as data, after the output schema.
+    pub(crate) structured: Value,
+}
+
+/// Arguments that do not fit the tool's schema; the text names the argument.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub(crate) struct InvalidArguments(pub(crate) String);
+
+/// Why a tool failed. The text is for the model and says what to do; it never holds a secret.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ToolError {
+    /// The arguments fit the schema and still cannot work.
+    #[error("{0}")]
+    Invalid(String),
+    /// The object does not exist.
+    #[error("{0}")]
+    NotFound(String),
+    /// The API server refused: the server's ServiceAccount lacks a right that its roles should have given it.
+    #[error("{0}")]
+    Forbidden(String),
+    /// The API server could not answer.
+    #[error("{0}")]
+    Unavailable(String),
+}
+
+impl ToolError {
+    /// Fixed word for audit and metrics.
+    pub(crate) fn reason(&self) -> &'static str {
+        match self {
+            ToolError::Invalid(_) => "invalid",
+            ToolError::NotFound(_) => "not_found",
+            ToolError::Forbidden(_) => "forbidden",
+            ToolError::Unavailable(_) => "unavailable",
+        }
+    }
+}
