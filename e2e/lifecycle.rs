@@ -1,0 +1,204 @@
+//! What becomes of an `McpServer`'s children: made, repaired, left alone when settled, and gone with it.
+
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::cluster::{Namespace, apply, condition, eventually, kubectl, object, objects, try_kubectl};
+use crate::server::{Endpoint, wait_ready};
+
+const KINDS: [&str; 6] =
+    ["deployment", "service", "serviceaccount", "networkpolicy", "poddisruptionbudget", "rolebinding"];
+
+fn bindings_of(namespace: &str) -> Vec<Value> {
+    let label = format!("portcullis.dev/server-namespace={namespace}");
+    let mut all = objects(&["rolebindings", "-A", "-l", &label]);
+    all.extend(objects(&["clusterrolebindings", "-l", &label]));
+    all
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn deleting_the_server_removes_everything_it_made() {
+    let endpoint = Endpoint::start("delete", 1).await;
+    let namespace = endpoint.namespace();
+    assert!(!bindings_of(namespace).is_empty());
+    kubectl(&["delete", "mcpserver", "-n", namespace, "ops", "--timeout=60s"]);
+    assert_eq!(bindings_of(namespace), Vec::<Value>::new(), "bindings go before the object");
+    eventually("the children are gone", Duration::from_secs(60), async || {
+        let label = "portcullis.dev/server=ops";
+        let left = KINDS
+            .iter()
+            .chain(&["secret", "pod"])
+            .map(|kind| objects(&[kind, "-n", namespace, "-l", label]).len());
+        (left.sum::<usize>() == 0).then_some(())
+    })
+    .await;
+    kubectl(&["delete", "mcpapikey", "-n", namespace, "--all", "--timeout=60s"]);
+    eventually("the operator leaves the namespace", Duration::from_secs(30), async || {
+        object(namespace, "rolebinding", "portcullis:operator").is_none().then_some(())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deleted_child_is_back_within_five_seconds() {
+    let endpoint = Endpoint::start("repair", 1).await;
+    let namespace = endpoint.namespace();
+    for kind in &KINDS[..5] {
+        let before = object(namespace, kind, "ops-mcp").expect("the child")["metadata"]["uid"].clone();
+        kubectl(&["delete", "-n", namespace, kind, "ops-mcp", "--wait=false"]);
+        eventually(&format!("the {kind} is back"), Duration::from_secs(5), async || {
+            let now = object(namespace, kind, "ops-mcp")?;
+            (now["metadata"]["uid"] != before && now["metadata"]["deletionTimestamp"].is_null()).then_some(())
+        })
+        .await;
+    }
+    let binding = bindings_of(namespace)[0]["metadata"]["name"].as_str().expect("a name").to_owned();
+    kubectl(&["delete", "-n", namespace, "rolebinding", &binding]);
+    eventually("the binding is back", Duration::from_secs(5), async || {
+        object(namespace, "rolebinding", &binding)
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn drift_is_repaired_and_what_others_added_to_our_fields_is_removed() {
+    let endpoint = Endpoint::start("drift", 1).await;
+    let namespace = endpoint.namespace();
+    kubectl(&["scale", "-n", namespace, "deployment/ops-mcp", "--replicas=3"]);
+    eventually("the replicas are back at one", Duration::from_secs(5), async || {
+        let deployment = object(namespace, "deployment", "ops-mcp")?;
+        (deployment["spec"]["replicas"] == 1).then_some(())
+    })
+    .await;
+    let patch = r#"[{"op":"add","path":"/subjects/-","value":{"kind":"User","name":"mallory","apiGroup":"rbac.authorization.k8s.io"}}]"#;
+    let binding = format!("portcullis:{namespace}:ops:baseline");
+    kubectl(&["patch", "-n", namespace, "rolebinding", &binding, "--type=json", "-p", patch]);
+    eventually("the added subject is removed", Duration::from_secs(5), async || {
+        let binding = object(namespace, "rolebinding", &binding)?;
+        (binding["subjects"].as_array()?.len() == 1).then_some(())
+    })
+    .await;
+}
+
+fn versions(namespace: &str) -> Vec<(String, String)> {
+    let mut all = Vec::new();
+    for kind in KINDS.iter().chain(&["secret", "mcpserver", "mcpapikey", "mcprole"]) {
+        for object in objects(&[kind, "-n", namespace]) {
+            let text = |field: &str| object["metadata"][field].as_str().unwrap_or_default().to_owned();
+            all.push((format!("{kind}/{}", text("name")), text("resourceVersion")));
+        }
+    }
+    all.extend(bindings_of(namespace).iter().map(|binding| {
+        let text = |field: &str| binding["metadata"][field].as_str().unwrap_or_default().to_owned();
+        (text("name"), text("resourceVersion"))
+    }));
+    all
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_settled_server_causes_no_write_in_a_minute() {
+    let endpoint = Endpoint::start("settled", 2).await;
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    let before = versions(endpoint.namespace());
+    tokio::time::sleep(Duration::from_secs(62)).await;
+    assert_eq!(versions(endpoint.namespace()), before);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_name_that_is_taken_is_a_condition_and_never_taken_over() {
+    let namespace = Namespace::opted_in("conflict");
+    kubectl(&["create", "serviceaccount", "-n", namespace.name(), "ops-mcp"]);
+    let before = object(namespace.name(), "serviceaccount", "ops-mcp");
+    apply(
+        namespace.name(),
+        "{apiVersion: portcullis.dev/v1alpha1, kind: McpServer, metadata: {name: ops}, spec: {}}",
+    );
+    let message = eventually("the conflict is said", Duration::from_secs(20), async || {
+        let (status, reason, message) = condition(&object(namespace.name(), "mcpserver", "ops")?, "Ready")?;
+        (status == "False" && reason == "NameConflict").then_some(message)
+    })
+    .await;
+    assert!(message.contains("ServiceAccount") && message.contains("ops-mcp"), "{message}");
+    assert_eq!(object(namespace.name(), "serviceaccount", "ops-mcp"), before);
+    kubectl(&["delete", "serviceaccount", "-n", namespace.name(), "ops-mcp"]);
+    wait_ready(namespace.name(), "mcpserver", "ops", Duration::from_secs(60)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_namespace_without_the_label_runs_no_server_until_it_has_it() {
+    let namespace = Namespace::plain("closed");
+    apply(
+        namespace.name(),
+        "{apiVersion: portcullis.dev/v1alpha1, kind: McpServer, metadata: {name: ops}, spec: {}}",
+    );
+    let message = eventually("the condition says why", Duration::from_secs(20), async || {
+        let (status, reason, message) =
+            condition(&object(namespace.name(), "mcpserver", "ops")?, "Accepted")?;
+        (status == "False" && reason == "NamespaceNotOptedIn").then_some(message)
+    })
+    .await;
+    assert!(message.contains("portcullis.dev/servers"), "{message}");
+    assert!(object(namespace.name(), "rolebinding", "portcullis:operator").is_none());
+    namespace.label("portcullis.dev/servers=local");
+    wait_ready(namespace.name(), "mcpserver", "ops", Duration::from_secs(60)).await;
+    namespace.label("portcullis.dev/servers-");
+    eventually("the server is taken down again", Duration::from_secs(30), async || {
+        let gone = object(namespace.name(), "deployment", "ops-mcp").is_none();
+        (gone && bindings_of(namespace.name()).is_empty()).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_invalid_object_gets_a_condition_or_an_answer_that_names_the_field() {
+    let namespace = Namespace::opted_in("invalid");
+    apply(
+        namespace.name(),
+        "{apiVersion: portcullis.dev/v1alpha1, kind: McpRole, metadata: {name: reader}, spec: {permissions: ['k8s:pods:list', 'k8s:secrets:manage']}}",
+    );
+    let message = eventually("the role is refused", Duration::from_secs(20), async || {
+        let (status, reason, message) =
+            condition(&object(namespace.name(), "mcprole", "reader")?, "Accepted")?;
+        (status == "False" && reason == "UnknownPermission").then_some(message)
+    })
+    .await;
+    assert!(message.contains("spec.permissions[1]"), "{message}");
+    apply(
+        namespace.name(),
+        "{apiVersion: portcullis.dev/v1alpha1, kind: McpServer, metadata: {name: ops}, spec: {tls: {hosts: ['ops.other.svc']}}}",
+    );
+    let message = eventually("the host is refused", Duration::from_secs(20), async || {
+        let (status, reason, message) =
+            condition(&object(namespace.name(), "mcpserver", "ops")?, "Accepted")?;
+        (status == "False" && reason == "Invalid").then_some(message)
+    })
+    .await;
+    assert!(message.contains("spec.tls.hosts[0]"), "{message}");
+    for (manifest, field) in [
+        (
+            "{apiVersion: portcullis.dev/v1alpha1, kind: McpServer, metadata: {name: a}, spec: {replicas: 0}}",
+            "spec.replicas",
+        ),
+        (
+            "{apiVersion: portcullis.dev/v1alpha1, kind: McpServer, metadata: {name: a}, spec: {tls: {mode: Secret}}}",
+            "tls.secretName",
+        ),
+        (
+            "{apiVersion: portcullis.dev/v1alpha1, kind: McpServer, metadata: {name: a}, spec: {expose: {service: {nodePort: 30000}}}}",
+            "nodePort",
+        ),
+        (
+            "{apiVersion: portcullis.dev/v1alpha1, kind: McpApiKey, metadata: {name: a}, spec: {identity: a, servers: []}}",
+            "spec.servers",
+        ),
+        (
+            "{apiVersion: portcullis.dev/v1alpha1, kind: McpServer, metadata: {name: a}, spec: {image: evil}}",
+            "spec.image",
+        ),
+    ] {
+        let output = try_kubectl(&["apply", "-n", namespace.name(), "-f", "-"], manifest);
+        let answer = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(!output.status.success() && answer.contains(field), "{manifest}: {answer}");
+    }
+}

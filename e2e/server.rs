@@ -1,0 +1,199 @@
+//! A running endpoint in a namespace of its own, as most tests want it: two roles, two keys, something to act on.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use base64::Engine;
+use serde_json::Value;
+
+use crate::cluster::{Namespace, apply, condition, eventually, kubectl, node_address, object};
+
+/// An endpoint that is Ready, and how to reach it from outside the cluster.
+pub(crate) struct Endpoint {
+    /// Where it runs.
+    pub(crate) namespace: Namespace,
+    /// `https://<node>:<port>`.
+    pub(crate) url: String,
+    /// File with the CA's certificate.
+    pub(crate) ca: PathBuf,
+    /// Key of the role `viewer`.
+    pub(crate) viewer: String,
+    /// Key of the role `admin`.
+    pub(crate) admin: String,
+    _directory: tempfile::TempDir,
+}
+
+const ROLES_AND_KEYS: &str = r"
+---
+apiVersion: portcullis.dev/v1alpha1
+kind: McpRole
+metadata: {name: viewer}
+spec: {permissions: ['k8s:namespaces:list', 'k8s:pods:list', 'k8s:pods:logs', 'k8s:deployments:list']}
+---
+apiVersion: portcullis.dev/v1alpha1
+kind: McpRole
+metadata: {name: admin}
+spec: {permissions: ['k8s:*']}
+---
+apiVersion: portcullis.dev/v1alpha1
+kind: McpApiKey
+metadata: {name: viewer}
+spec: {identity: viewer, servers: [ops], roles: [{kind: McpRole, name: viewer}]}
+---
+apiVersion: portcullis.dev/v1alpha1
+kind: McpApiKey
+metadata: {name: admin}
+spec: {identity: admin, servers: [ops], roles: [{kind: McpRole, name: admin}]}
+";
+
+impl Endpoint {
+    /// Brings up the server `ops` with the given number of replicas and waits until it is Ready.
+    pub(crate) async fn start(prefix: &str, replicas: u32) -> Self {
+        let namespace = Namespace::opted_in(prefix);
+        let node = node_address();
+        let manifests = format!(
+            r"
+apiVersion: portcullis.dev/v1alpha1
+kind: McpServer
+metadata: {{name: ops}}
+spec:
+  replicas: {replicas}
+  tls: {{hosts: ['{node}']}}
+  expose: {{service: {{type: NodePort}}}}
+{ROLES_AND_KEYS}"
+        );
+        apply(namespace.name(), &manifests);
+        wait_ready(namespace.name(), "mcpserver", "ops", Duration::from_secs(90)).await;
+        let viewer = key(namespace.name(), "viewer").await;
+        let admin = key(namespace.name(), "admin").await;
+        let service = object(namespace.name(), "service", "ops-mcp").expect("the Service");
+        let port = service["spec"]["ports"][0]["nodePort"].as_i64().expect("a NodePort");
+        let directory = tempfile::tempdir().expect("a directory");
+        let ca = directory.path().join("ca.crt");
+        std::fs::write(&ca, secret(namespace.name(), "ops-mcp-tls", "ca.crt").expect("the CA"))
+            .expect("written");
+        let endpoint = Self {
+            url: format!("https://{node}:{port}"),
+            ca,
+            viewer,
+            admin,
+            namespace,
+            _directory: directory,
+        };
+        endpoint.answers().await;
+        endpoint
+    }
+
+    /// A NodePort answers about a second after its pods are ready, and keys take a watch to arrive.
+    async fn answers(&self) {
+        for key in [&self.viewer, &self.admin] {
+            eventually("the endpoint answers", Duration::from_secs(20), async || {
+                crate::wire::Wire::new(self).call_raw(key, "tools/list", serde_json::json!({})).await.ok()
+            })
+            .await;
+        }
+    }
+
+    /// Name of the namespace.
+    pub(crate) fn namespace(&self) -> &str {
+        self.namespace.name()
+    }
+
+    /// The audit of every replica, oldest first, filtered by further arguments of `portcullis audit query`.
+    pub(crate) fn audit(&self, arguments: &[&str]) -> Vec<Value> {
+        let pods = kubectl(&[
+            "get",
+            "pods",
+            "-n",
+            self.namespace(),
+            "-l",
+            "portcullis.dev/server=ops",
+            "-o",
+            "name",
+        ]);
+        let mut events = Vec::new();
+        for pod in pods.lines() {
+            let mut command =
+                vec!["exec", "-n", self.namespace(), pod, "--", "/portcullis", "audit", "query"];
+            command.extend(["--output", "json", "--limit", "10000"]);
+            command.extend(arguments);
+            let text = kubectl(&command);
+            events.extend(text.lines().map(|line| -> Value {
+                serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"))
+            }));
+        }
+        events.sort_by_key(|event| event["timestamp"].as_str().unwrap_or_default().to_owned());
+        events
+    }
+
+    /// Brings up a Deployment whose pods write to their log and that can be scaled.
+    pub(crate) async fn workload(&self, name: &str, replicas: u32) {
+        apply(self.namespace(), &workload(name, replicas));
+        kubectl(&[
+            "rollout",
+            "status",
+            "-n",
+            self.namespace(),
+            &format!("deployment/{name}"),
+            "--timeout=60s",
+        ]);
+    }
+}
+
+/// A Deployment whose pods write lines to their log and run on: CoreDNS, because every cluster has its image.
+fn workload(name: &str, replicas: u32) -> String {
+    let image = kubectl(&[
+        "get",
+        "deployment",
+        "-n",
+        "kube-system",
+        "coredns",
+        "-o",
+        "jsonpath={.spec.template.spec.containers[0].image}",
+    ]);
+    format!(
+        r"
+apiVersion: apps/v1
+kind: Deployment
+metadata: {{name: {name}}}
+spec:
+  replicas: {replicas}
+  selector: {{matchLabels: {{app: {name}}}}}
+  template:
+    metadata: {{labels: {{app: {name}}}}}
+    spec:
+      terminationGracePeriodSeconds: 1
+      containers:
+      - name: main
+        image: {image}
+        imagePullPolicy: IfNotPresent
+        args: ['-dns.port=1053']
+"
+    )
+}
+
+/// Waits until the object's condition `Ready` is True.
+pub(crate) async fn wait_ready(namespace: &str, kind: &str, name: &str, within: Duration) {
+    let what = format!("{kind} {namespace}/{name} is Ready");
+    eventually(&what, within, async || {
+        let object = object(namespace, kind, name)?;
+        let generation = object["metadata"]["generation"].as_i64();
+        let seen = object["status"]["observedGeneration"].as_i64();
+        (condition(&object, "Ready")?.0 == "True" && seen == generation).then_some(())
+    })
+    .await;
+}
+
+/// The plaintext of a key, from its Secret.
+pub(crate) async fn key(namespace: &str, name: &str) -> String {
+    wait_ready(namespace, "mcpapikey", name, Duration::from_secs(30)).await;
+    secret(namespace, &format!("{name}-mcp-key"), "api-key").expect("a Ready key has its Secret")
+}
+
+/// One value of a Secret.
+pub(crate) fn secret(namespace: &str, name: &str, data: &str) -> Option<String> {
+    let secret = object(namespace, "secret", name)?;
+    let text = secret["data"][data].as_str()?;
+    let bytes = base64::engine::general_purpose::STANDARD.decode(text).expect("base64");
+    Some(String::from_utf8(bytes).expect("text"))
+}
