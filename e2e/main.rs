@@ -5,6 +5,7 @@
 //! `PORTCULLIS_E2E_NODE`.
 
 mod access;
+mod admission;
 mod audit;
 mod cluster;
 mod conformance;

@@ -1,5 +1,6 @@
 //! Command line of both halves: every flag and environment variable, typed. The only reader of the environment.
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -16,6 +17,13 @@ pub struct Cli {
 enum Command {
     /// Prints the definitions of the kinds as YAML.
     Crds,
+    /// Writes the files of the repository that are made from the code.
+    #[command(hide = true)]
+    Generate {
+        /// Root of the repository.
+        #[arg(long)]
+        out: PathBuf,
+    },
 }
 
 impl Cli {
@@ -34,6 +42,16 @@ impl Cli {
                 }
                 ExitCode::SUCCESS
             }
+            Command::Generate { out } => match crate::generate::generate(&out) {
+                Ok(written) => {
+                    println!("{} files written", written.len());
+                    ExitCode::SUCCESS
+                }
+                Err(error) => {
+                    eprintln!("error: {:#}", anyhow::Error::new(error));
+                    ExitCode::FAILURE
+                }
+            },
         }
     }
 }

@@ -1,0 +1,212 @@
+//! Admission policies that look at authors: who writes a role must hold every right that it names, and who binds a
+//! role to a key must have the verb `bind` on it.
+//!
+//! A check by `authorizer` costs 350,000 of the 1,000,000 that an expression and of the 10,000,000 that a policy may
+//! spend. So there are at most two checks in an expression and [`CHECKS_PER_POLICY`] in a policy, and policies are
+//! repeated over slices of what they check.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+
+use crate::authz::Permission;
+
+use super::{File, HEADER, LABELS};
+
+/// Checks by `authorizer` that the budget of one policy allows, with some room.
+const CHECKS_PER_POLICY: usize = 26;
+/// Most roles of a key, as in its schema.
+const ROLES_PER_KEY: usize = 64;
+/// Roles of a key that one policy looks at; two checks ask first for the right to bind every role.
+const ROLES_PER_POLICY: usize = CHECKS_PER_POLICY - 2;
+/// Settled objects may be touched (finalizers, labels) without asking again who wrote them.
+const SPEC_CHANGED: &str = "oldObject == null || object.spec != oldObject.spec";
+
+/// One right on the cluster, as `authorizer` asks for it.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Right {
+    group: &'static str,
+    resource: &'static str,
+    verb: &'static str,
+}
+
+/// A kind of role and how its rights are asked for.
+struct RoleKind {
+    policy: &'static str,
+    plural: &'static str,
+    /// Follows the resource in the check.
+    scope: &'static str,
+    /// Ends the sentence of the refusal.
+    place: &'static str,
+}
+
+const ROLE: RoleKind = RoleKind {
+    policy: "portcullis-role-author",
+    plural: "mcproles",
+    scope: ".namespace(request.namespace)",
+    place: "in this namespace",
+};
+
+const CLUSTER_ROLE: RoleKind = RoleKind {
+    policy: "portcullis-cluster-role-author",
+    plural: "clustermcproles",
+    scope: "",
+    place: "in every namespace",
+};
+
+/// The file with every policy on authors.
+pub(super) fn file() -> File {
+    let mut text = format!("{HEADER}{{{{- if .Values.admissionPolicies.enabled }}}}\n");
+    for kind in [ROLE, CLUSTER_ROLE] {
+        role_authors(&mut text, &kind);
+    }
+    key_authors(&mut text);
+    text.push_str("{{- end }}\n");
+    ("charts/portcullis/templates/admission/authors.yaml".into(), text)
+}
+
+/// Every right behind the catalogue, with the permissions that need it by their resource.
+fn rights() -> BTreeMap<Right, BTreeMap<&'static str, Vec<&'static str>>> {
+    let mut rights: BTreeMap<Right, BTreeMap<&str, Vec<&str>>> = BTreeMap::new();
+    for permission in Permission::all() {
+        let entry = permission.entry();
+        for rule in entry.rules {
+            for verb in rule.verbs {
+                let right = Right { group: rule.group, resource: rule.resource, verb };
+                rights.entry(right).or_default().entry(entry.resource).or_default().push(entry.verb);
+            }
+        }
+    }
+    rights
+}
+
+/// The regular expression of the patterns that stand for one of the permissions. It takes any group after the
+/// resource's dot: a pattern with a wrong group grants nothing, so asking too much of its author does no harm.
+fn patterns(needed_by: &BTreeMap<&'static str, Vec<&'static str>>) -> String {
+    let forms = needed_by
+        .iter()
+        .map(|(resource, verbs)| format!("([*]|{resource}([.].*)?):([*]|{})", verbs.join("|")))
+        .collect::<Vec<_>>();
+    format!("^k8s:([*]|{})$", forms.join("|"))
+}
+
+fn role_authors(text: &mut String, kind: &RoleKind) {
+    let rights: Vec<_> = rights().into_iter().collect();
+    for (index, slice) in rights.chunks(CHECKS_PER_POLICY).enumerate() {
+        let name = numbered(kind.policy, index);
+        policy(text, &name, kind.plural, SPEC_CHANGED);
+        text.push_str("  validations:\n");
+        for (right, needed_by) in slice {
+            let Right { group, resource, verb } = right;
+            let asked = match resource.split_once('/') {
+                Some((resource, subresource)) => format!("'{resource}').subresource('{subresource}'"),
+                None => format!("'{resource}'"),
+            };
+            let _ = write!(
+                text,
+                "    - expression: >-\n        \
+                 !object.spec.permissions.exists(p, p.matches('{}')) ||\n        \
+                 authorizer.group('{group}').resource({asked}){}.check('{verb}').allowed()\n      \
+                 message: spec.permissions names more than you may do, you do not hold {resource}:{verb} {}\n      \
+                 reason: Forbidden\n",
+                patterns(needed_by),
+                kind.scope,
+                kind.place,
+            );
+        }
+        binding(text, &name);
+    }
+}
+
+fn key_authors(text: &mut String) {
+    for (index, first) in (0..ROLES_PER_KEY).step_by(ROLES_PER_POLICY).enumerate() {
+        let name = numbered("portcullis-key-author", index);
+        // A key that is switched off opens nothing, so anybody who may write it may also stop it.
+        let enabled = format!("({SPEC_CHANGED}) && object.spec.enabled");
+        policy(text, &name, "mcpapikeys", &enabled);
+        text.push_str(
+            "  variables:\n    - name: roles\n      expression: \"has(object.spec.roles) ? object.spec.roles : []\"\n    \
+             - name: bindsEveryRole\n      expression: >-\n        \
+             authorizer.group('portcullis.dev').resource('mcproles').namespace(request.namespace).check('bind').allowed()\n    \
+             - name: bindsEveryClusterRole\n      expression: >-\n        \
+             authorizer.group('portcullis.dev').resource('clustermcproles').check('bind').allowed()\n  validations:\n",
+        );
+        for position in first..ROLES_PER_KEY.min(first + ROLES_PER_POLICY) {
+            let _ = write!(
+                text,
+                "    - expression: >-\n        \
+                 variables.roles.size() <= {position} ||\n        \
+                 (variables.roles[{position}].kind == 'ClusterMcpRole' ?\n        \
+                 (variables.bindsEveryClusterRole || authorizer.group('portcullis.dev').resource('clustermcproles').name(variables.roles[{position}].name).check('bind').allowed()) :\n        \
+                 (variables.bindsEveryRole || authorizer.group('portcullis.dev').resource('mcproles').namespace(request.namespace).name(variables.roles[{position}].name).check('bind').allowed()))\n      \
+                 messageExpression: \"'spec.roles[{position}]: you do not hold bind on ' + variables.roles[{position}].kind + ' ' + variables.roles[{position}].name\"\n      \
+                 reason: Forbidden\n",
+            );
+        }
+        binding(text, &name);
+    }
+}
+
+/// The first policy of a slice has the plain name.
+fn numbered(name: &str, index: usize) -> String {
+    if index == 0 { name.to_owned() } else { format!("{name}-{}", index + 1) }
+}
+
+/// Begins a policy on the spec of one of our kinds.
+fn policy(text: &mut String, name: &str, plural: &str, condition: &str) {
+    let _ = write!(
+        text,
+        "---\napiVersion: admissionregistration.k8s.io/v1\nkind: ValidatingAdmissionPolicy\nmetadata:\n  name: {name}\n\
+         {LABELS}spec:\n  failurePolicy: Fail\n  matchConstraints:\n    resourceRules:\n      \
+         - apiGroups: [portcullis.dev]\n        apiVersions: [\"*\"]\n        resources: [{plural}]\n        \
+         operations: [CREATE, UPDATE]\n  matchConditions:\n    - name: changed\n      expression: {condition:?}\n",
+    );
+}
+
+/// Puts a policy in force.
+fn binding(text: &mut String, name: &str) {
+    let _ = write!(
+        text,
+        "---\napiVersion: admissionregistration.k8s.io/v1\nkind: ValidatingAdmissionPolicyBinding\nmetadata:\n  \
+         name: {name}\n{LABELS}spec:\n  policyName: {name}\n  validationActions: [Deny]\n",
+    );
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_verb_behind_the_catalogue_is_asked_for_by_both_kinds_of_role() {
+        let (_, text) = file();
+        for rule in Permission::all().flat_map(|permission| permission.entry().rules) {
+            for verb in rule.verbs {
+                let message = format!("you do not hold {}:{verb} ", rule.resource);
+                assert_eq!(text.matches(&message).count(), 2, "{message}");
+            }
+        }
+    }
+
+    #[test]
+    fn no_expression_and_no_policy_asks_more_than_its_budget_allows() {
+        let (_, text) = file();
+        for policy in text.split("kind: ValidatingAdmissionPolicy\n").skip(1) {
+            assert!(policy.matches("authorizer.").count() <= 2 * ROLES_PER_POLICY + 2, "{policy}");
+            // Of the two checks on a role of a key only one is made, since it has one kind.
+            let checks = match policy.contains("bindsEveryRole") {
+                true => policy.matches("spec.roles[").count() + 2,
+                false => policy.matches("authorizer.").count(),
+            };
+            assert!(checks <= CHECKS_PER_POLICY, "{checks} checks in one policy");
+        }
+    }
+
+    #[test]
+    fn every_role_that_a_key_may_name_is_looked_at() {
+        let (_, text) = file();
+        for position in 0..ROLES_PER_KEY {
+            assert!(text.contains(&format!("roles.size() <= {position} ||")), "{position}");
+        }
+        let schema = serde_json::to_value(crate::api::crds()).unwrap().to_string();
+        assert!(schema.contains(&format!("\"maxItems\":{ROLES_PER_KEY}")));
+    }
+}

@@ -1,0 +1,78 @@
+//! The catalogue as the chart needs it: one ClusterRole for each permission, and the list of their names, by which
+//! the operator's right to bind and the admission policies are limited.
+
+use std::fmt::Write;
+
+use crate::authz::Permission;
+
+use super::{File, HEADER, LABELS};
+
+/// The ClusterRoles and the helper with their names.
+pub(super) fn files() -> Vec<File> {
+    vec![
+        ("charts/portcullis/templates/catalogue.yaml".into(), cluster_roles()),
+        ("charts/portcullis/templates/_catalogue.tpl".into(), names()),
+    ]
+}
+
+/// Permissions that need something beyond a server's baseline.
+fn carried() -> impl Iterator<Item = Permission> {
+    Permission::all().filter(|permission| !permission.entry().rules.is_empty())
+}
+
+fn cluster_roles() -> String {
+    let mut text = HEADER.to_owned();
+    for permission in carried() {
+        let _ = write!(
+            text,
+            "---\napiVersion: rbac.authorization.k8s.io/v1\nkind: ClusterRole\nmetadata:\n  name: {}\n{LABELS}  \
+             annotations:\n    portcullis.dev/permission: {permission}\nrules:\n",
+            permission.cluster_role(),
+        );
+        for rule in permission.entry().rules {
+            let _ = write!(
+                text,
+                "  - apiGroups: [{:?}]\n    resources: [{}]\n    verbs: [{}]\n",
+                rule.group,
+                rule.resource,
+                rule.verbs.join(", "),
+            );
+        }
+    }
+    text
+}
+
+fn names() -> String {
+    let mut text = String::from(
+        "{{/* Generated from the code by `just generate`; edit the code instead.\n     \
+         Names of the catalogue's ClusterRoles, as a YAML list. */}}\n\
+         {{- define \"portcullis.catalogue\" -}}\n",
+    );
+    for permission in carried() {
+        let _ = writeln!(text, "- {}", permission.cluster_role());
+    }
+    text.push_str("{{- end }}\n");
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_permission_becomes_one_cluster_role_with_its_rules_and_nothing_else() {
+        let text = cluster_roles();
+        let logs = text.split("---\n").find(|role| role.contains("name: portcullis:catalogue:pods:logs\n"));
+        let logs = logs.expect("pods:logs has a role");
+        assert!(
+            logs.ends_with("rules:\n  - apiGroups: [\"\"]\n    resources: [pods/log]\n    verbs: [get]\n")
+        );
+        assert_eq!(text.matches("kind: ClusterRole").count(), carried().count());
+    }
+
+    #[test]
+    fn a_permission_that_the_baseline_covers_has_no_cluster_role() {
+        assert!(!cluster_roles().contains("portcullis:catalogue:namespaces:list"));
+        assert!(!names().contains("portcullis:catalogue:namespaces:list"));
+    }
+}
