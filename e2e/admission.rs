@@ -70,6 +70,13 @@ async fn change(client: &Client, object: &Value, patch: Value) -> Result<(), Str
     outcome(api(client, object).patch(name(object), &dry_run, &Patch::Merge(patch)).await)
 }
 
+/// Tries to put an object in the place of the one that is there.
+async fn replace(client: &Client, object: &Value) -> Result<(), String> {
+    let dry_run = PostParams { dry_run: true, ..PostParams::default() };
+    let typed = serde_json::from_value(object.clone()).expect("an object");
+    outcome(api(client, object).replace(name(object), &dry_run, &typed).await)
+}
+
 /// Tries to change the status of an object.
 async fn change_status(client: &Client, object: &Value, patch: Value) -> Result<(), String> {
     let dry_run = PatchParams { dry_run: true, ..PatchParams::default() };
@@ -262,12 +269,24 @@ async fn the_operator_writes_secrets_of_its_own_types_and_names_only() {
     refused("any Secret beside its CA", policy, create(&operator, &in_its_own).await);
     let database = secret(ns, "database", "Opaque");
     given(&admin, &database).await;
-    refused(
-        "changing another Secret",
-        policy,
-        change(&operator, &database, json!({"data": {"a": "YQ=="}})).await,
-    );
+    refused("changing another Secret", policy, replace(&operator, &database).await);
     refused("deleting another Secret", policy, delete(&operator, &database).await);
+
+    let taken = secret(ns, "ops-mcp-tls", "kubernetes.io/tls");
+    given(&admin, &taken).await;
+    refused("a name that somebody else had first", policy, replace(&operator, &taken).await);
+    refused("deleting it", policy, delete(&operator, &taken).await);
+    let owned =
+        with(&secret(ns, "bot-mcp-key", "portcullis.dev/api-key"), "/metadata/ownerReferences", owner());
+    given(&admin, &owned).await;
+    allowed("changing its own Secret", replace(&operator, &owned).await);
+    allowed("deleting its own Secret", delete(&operator, &owned).await);
+}
+
+/// What a child of a server or key carries.
+fn owner() -> Value {
+    json!([{"apiVersion": "portcullis.dev/v1alpha1", "kind": "McpServer", "name": "ops",
+        "uid": "00000000-0000-4000-8000-000000000000"}])
 }
 
 /// A Deployment as the operator makes it, in what the policies look at.
@@ -357,6 +376,10 @@ async fn the_operator_writes_children_under_names_of_its_own_only() {
         );
         refused("no label", policy, create(&operator, &with(child, "/metadata/labels", json!({}))).await);
     }
+    let taken = &children[1];
+    given(&admin, taken).await;
+    refused("a name that somebody else had first", policy, replace(&operator, taken).await);
+    refused("deleting it", policy, delete(&operator, taken).await);
     let policy = "portcullis-operator-services";
     let stolen = with(&service, "/spec/externalIPs", json!(["192.0.2.1"]));
     refused("an address of others", policy, create(&operator, &stolen).await);
