@@ -19,6 +19,6 @@ mod verify;
 pub(crate) use event::{Event, Kind, Outcome};
 pub(crate) use log::{AuditLog, RecordEvent, Settings, Writer};
 pub(crate) use notify::{Notifier, Refusal};
-pub(crate) use query::{Filter, MAX_LIMIT, QueryLog, query};
+pub(crate) use query::{Filter, MAX_LIMIT, query};
 pub(crate) use store::{Link, OpenLog};
-pub(crate) use verify::{Verified, VerifyLog, verify};
+pub(crate) use verify::verify;
