@@ -16,6 +16,8 @@ pub struct Cli {
 enum Command {
     /// Prints the definitions of the kinds as YAML.
     Crds,
+    /// Shows the audit record of a server, or checks that nobody changed it.
+    Audit(crate::audit_command::Audit),
 }
 
 impl Cli {
@@ -33,6 +35,16 @@ impl Cli {
                     }
                 }
                 ExitCode::SUCCESS
+            }
+            Command::Audit(audit) => {
+                let mut output = std::io::BufWriter::new(std::io::stdout().lock());
+                match audit.run(jiff::Timestamp::now(), &mut output) {
+                    Ok(()) => ExitCode::SUCCESS,
+                    Err(error) => {
+                        eprintln!("error: {error:#}");
+                        ExitCode::FAILURE
+                    }
+                }
             }
         }
     }
