@@ -24,6 +24,8 @@ enum Command {
         #[arg(long)]
         out: PathBuf,
     },
+    /// Shows the audit record of a server, or checks that nobody changed it.
+    Audit(crate::audit_command::Audit),
 }
 
 impl Cli {
@@ -52,6 +54,16 @@ impl Cli {
                     ExitCode::FAILURE
                 }
             },
+            Command::Audit(audit) => {
+                let mut output = std::io::BufWriter::new(std::io::stdout().lock());
+                match audit.run(jiff::Timestamp::now(), &mut output) {
+                    Ok(()) => ExitCode::SUCCESS,
+                    Err(error) => {
+                        eprintln!("error: {error:#}");
+                        ExitCode::FAILURE
+                    }
+                }
+            }
         }
     }
 }

@@ -4,7 +4,7 @@
 //! A request: `TLS -> Host, Origin -> credential -> authenticate -> authorize -> intent -> tool -> outcome` ([`server`]).
 //!
 //! ```text
-//! 5 wiring   main -> cli -> controller | server, admin, telemetry
+//! 5 wiring   main -> cli -> controller | server, admin, telemetry, audit_command
 //! 4 engines  controller              server          (they never import each other)
 //! 3 edges    k8s    index -> k8s     tools    audit  (I/O)
 //! 2 rules    authn  authz  pki  mcp                  (no I/O, no clock: time and randomness are arguments)
@@ -18,6 +18,7 @@ pub mod api;
 #[cfg(test)]
 mod architecture;
 mod audit;
+mod audit_command;
 mod authn;
 mod authz;
 pub mod cli;

@@ -73,6 +73,8 @@ pub(crate) struct Metrics {
     pub(crate) audit_events: Counter,
     /// Audit events that could not be recorded.
     pub(crate) audit_failures: Counter,
+    /// Refusals of which no Kubernetes Event tells; they are on record.
+    pub(crate) audit_notifications_dropped: Counter,
     /// Reconciles.
     pub(crate) reconciles: Family<Reconcile, Counter>,
 }
@@ -92,6 +94,7 @@ impl Metrics {
             panics: Counter::default(),
             audit_events: Counter::default(),
             audit_failures: Counter::default(),
+            audit_notifications_dropped: Counter::default(),
             reconciles: Family::default(),
         };
         let m = &metrics;
@@ -112,6 +115,11 @@ impl Metrics {
             "mcp_audit_failures",
             "Audit events that could not be recorded",
             m.audit_failures.clone(),
+        );
+        registry.register(
+            "mcp_audit_notifications_dropped",
+            "Refusals of which no Kubernetes Event tells",
+            m.audit_notifications_dropped.clone(),
         );
         registry.register("portcullis_reconciles", "Reconciles by kind and result", m.reconciles.clone());
         metrics

@@ -1,9 +1,11 @@
-//! One schema for everything that is recorded, and the one place where it is redacted.
+//! One schema for everything that is recorded.
+//!
+//! `redact.rs` goes over every event before it is recorded; nothing else has to.
 
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 use serde_json::Value;
 
 /// What an event is about.
@@ -73,7 +75,8 @@ pub(crate) struct Event {
     /// `auth_…`, `authz_…` or `mcp_…` and a ULID, given by the log when it is recorded.
     #[serde(default)]
     pub(crate) event_id: String,
-    /// When it happened.
+    /// When it happened. Written with six decimals always, so that texts sort as times do.
+    #[serde(serialize_with = "microseconds")]
     pub(crate) timestamp: Timestamp,
     /// What it is about.
     pub(crate) event_type: Kind,
@@ -124,6 +127,80 @@ pub(crate) struct Event {
     pub(crate) metadata: BTreeMap<String, String>,
 }
 
+impl Event {
+    /// Whether it says that somebody was kept out: only such events may be gathered, and these are what an
+    /// administrator is notified of.
+    pub(crate) fn is_refusal(&self) -> bool {
+        match self.result {
+            Outcome::Denied => true,
+            Outcome::Failure => self.event_type == Kind::Authentication,
+            Outcome::Intent | Outcome::Success | Outcome::Cancelled => false,
+        }
+    }
+}
+
 fn one() -> u64 {
     1
+}
+
+/// Writes a time as it stands in the record: `2026-11-23T10:41:50.000000Z`.
+pub(super) fn time_text(timestamp: Timestamp) -> String {
+    format!("{timestamp:.6}")
+}
+
+fn microseconds<S: Serializer>(timestamp: &Timestamp, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(&format_args!("{timestamp:.6}"))
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+
+    /// An event as the endpoint makes it; tests change what they are about.
+    pub(in crate::audit) fn event(user: &str, event_type: Kind, result: Outcome) -> Event {
+        Event {
+            event_id: String::new(),
+            timestamp: "2026-11-23T10:41:50Z".parse().expect("a time"),
+            event_type,
+            request_id: "request-1".into(),
+            server: "agents/ops".into(),
+            user: user.into(),
+            auth_type: "apikey".into(),
+            credential_id: Some("0123456789abcdef".into()),
+            client_ip: Some("10.0.0.7".into()),
+            action: "tools/call".into(),
+            tool: Some("pods_list".into()),
+            resource: Some("pods".into()),
+            namespace: Some("agents".into()),
+            params: Some(serde_json::json!({"namespace": "agents"})),
+            result,
+            reason: None,
+            error_message: None,
+            duration_ms: 3,
+            count: 1,
+            metadata: BTreeMap::new(),
+        }
+    }
+
+    #[test]
+    fn an_event_is_written_with_the_documented_names_and_reads_back() {
+        let event = event("ci-bot", Kind::McpRequest, Outcome::Success);
+        let text = serde_json::to_string(&event).expect("an event has a JSON form");
+        assert!(text.contains(r#""timestamp":"2026-11-23T10:41:50.000000Z""#), "{text}");
+        assert!(text.contains(r#""event_type":"mcp_request""#), "{text}");
+        assert!(text.contains(r#""result":"success""#), "{text}");
+        assert_eq!(serde_json::from_str::<Event>(&text).expect("it reads back"), event);
+    }
+
+    #[test]
+    fn refusals_are_denials_and_failed_logins_and_nothing_else() {
+        let refusal = |kind, result| event("ci-bot", kind, result).is_refusal();
+        assert!(refusal(Kind::Authentication, Outcome::Failure));
+        assert!(refusal(Kind::Authentication, Outcome::Denied));
+        assert!(refusal(Kind::Authorization, Outcome::Denied));
+        assert!(!refusal(Kind::McpRequest, Outcome::Failure), "a tool that fails is not a refusal");
+        for result in [Outcome::Intent, Outcome::Success, Outcome::Cancelled] {
+            assert!(!refusal(Kind::McpRequest, result));
+        }
+    }
 }

@@ -1,8 +1,24 @@
-//! Who did what: one event per request, recorded before anything changes.
+//! The record: one event per request, recorded before anything changes.
+//!
+//! ```text
+//! record -> redact -> queue -> writer: gather floods -> append (group commit, chain) -> answer -> log line, notify
+//! ```
 //!
 //! The database is the record. `record` resolves when the event is on disk, so that a caller can wait for it before
 //! it acts: no record, no effect.
 
 pub(crate) mod event;
+mod gather;
+mod log;
+mod notify;
+mod query;
+mod redact;
+mod store;
+mod verify;
 
 pub(crate) use event::{Event, Kind, Outcome};
+pub(crate) use log::{AuditLog, RecordEvent, Settings, Writer};
+pub(crate) use notify::{Notifier, Refusal};
+pub(crate) use query::{Filter, MAX_LIMIT, query};
+pub(crate) use store::{Link, OpenLog};
+pub(crate) use verify::verify;

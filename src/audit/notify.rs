@@ -1,0 +1,313 @@
+//! Tells an administrator of refusals: Kubernetes Events on the `McpServer`, at most one per minute and kind.
+//!
+//! A notification and nothing more: requests never wait for it, and what it drops is counted. The database is the
+//! record.
+
+use std::collections::HashMap;
+use std::future;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::ObjectReference;
+use k8s_openapi::api::events::v1::Event as KubernetesEvent;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};
+use kube::api::{Api, PostParams};
+use tokio::sync::mpsc;
+use tokio::time::{sleep_until, timeout};
+use tokio_util::sync::CancellationToken;
+
+use super::event::{Event, Kind};
+use crate::metrics::Metrics;
+
+/// Refusals that may wait for the notifier.
+const QUEUE: usize = 256;
+/// At most one Event of a kind in this time.
+const WINDOW: Duration = Duration::from_secs(60);
+/// Kinds of refusals that are kept apart at one time; more are dropped and counted.
+const WINDOWS: usize = 256;
+/// How long the API server may take.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// The API server takes no longer note than this.
+const MAX_NOTE: usize = 1024;
+/// The API server takes no longer action or instance than this.
+const MAX_WORD: usize = 128;
+const REPORTER: &str = "portcullis.dev/serve";
+
+/// What is told of a refusal.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Refusal {
+    kind: RefusalKind,
+    count: u64,
+    /// Why, by a fixed word; the one that was seen first in a minute.
+    why: String,
+    /// From where; None where the refusals come from several places.
+    client_ip: Option<String>,
+}
+
+/// What makes refusals one Event.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct RefusalKind {
+    reason: &'static str,
+    action: String,
+    user: String,
+}
+
+impl Refusal {
+    /// What is told of a refusal that is on record, and has been redacted therefore.
+    pub(super) fn of(event: &Event) -> Self {
+        let reason = match event.event_type {
+            Kind::Authentication => "AuthenticationFailed",
+            Kind::Authorization | Kind::McpRequest => "AccessDenied",
+        };
+        let action = event.tool.as_ref().unwrap_or(&event.action).clone();
+        Self {
+            kind: RefusalKind { reason, action, user: event.user.clone() },
+            count: event.count,
+            why: event.reason.clone().unwrap_or_else(|| event.result.as_str().to_owned()),
+            client_ip: event.client_ip.clone(),
+        }
+    }
+}
+
+/// Makes Kubernetes Events of refusals.
+pub(crate) struct Notifier {
+    /// The cluster.
+    pub(crate) client: kube::Client,
+    /// The `McpServer`, with its namespace: Events are made there.
+    pub(crate) server: ObjectReference,
+    /// Name of this pod.
+    pub(crate) instance: String,
+    /// Counts what is dropped.
+    pub(crate) metrics: Arc<Metrics>,
+}
+
+impl Notifier {
+    /// The queue between the audit log and the notifier.
+    pub(crate) fn queue() -> (mpsc::Sender<Refusal>, mpsc::Receiver<Refusal>) {
+        mpsc::channel(QUEUE)
+    }
+
+    /// Runs until it is cancelled or the audit log is closed, then tells what is left, once.
+    pub(crate) async fn run(self, mut refusals: mpsc::Receiver<Refusal>, stop: CancellationToken) {
+        let namespace = self.server.namespace.clone().unwrap_or_default();
+        let events = Api::<KubernetesEvent>::namespaced(self.client.clone(), &namespace);
+        let mut windows = Windows::default();
+        loop {
+            let due = windows.next_due();
+            let window_end = async {
+                match due {
+                    Some(due) => sleep_until(due.into()).await,
+                    None => future::pending().await,
+                }
+            };
+            let told = tokio::select! {
+                () = stop.cancelled() => break,
+                refusal = refusals.recv() => match refusal {
+                    None => break,
+                    Some(refusal) => {
+                        let count = refusal.count;
+                        let told = windows.add(refusal, Instant::now());
+                        if told == Err(Full) {
+                            self.metrics.audit_notifications_dropped.inc_by(count);
+                        }
+                        told.ok().flatten().into_iter().collect()
+                    }
+                },
+                () = window_end => windows.due(Instant::now()),
+            };
+            for refusal in told {
+                self.tell(&events, &refusal).await;
+            }
+        }
+        refusals.close();
+        while let Ok(refusal) = refusals.try_recv() {
+            // What begins a window is told with the others below.
+            if let Ok(Some(first)) = windows.add(refusal, Instant::now()) {
+                windows.keep(first);
+            }
+        }
+        // All of them share one patience: a process that ends does not wait for an API server that does not answer.
+        let left = windows.drain();
+        let untold: u64 = left.iter().map(|refusal| refusal.count).sum();
+        let tell = async {
+            for refusal in &left {
+                self.tell(&events, refusal).await;
+            }
+        };
+        if timeout(PATIENCE, tell).await.is_err() {
+            self.metrics.audit_notifications_dropped.inc_by(untold);
+        }
+    }
+
+    async fn tell(&self, events: &Api<KubernetesEvent>, refusal: &Refusal) {
+        let event = kubernetes_event(refusal, &self.server, &self.instance, Timestamp::now());
+        let parameters = PostParams::default();
+        let error = match timeout(PATIENCE, events.create(&parameters, &event)).await {
+            Ok(Ok(_)) => return,
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => format!("no answer within {} s", PATIENCE.as_secs()),
+        };
+        self.metrics.audit_notifications_dropped.inc_by(refusal.count);
+        tracing::warn!(error, "Kubernetes Event of refusals cannot be created");
+    }
+}
+
+fn kubernetes_event(
+    refusal: &Refusal,
+    server: &ObjectReference,
+    instance: &str,
+    now: Timestamp,
+) -> KubernetesEvent {
+    let Refusal { kind: RefusalKind { reason, action, user }, count, why, client_ip } = refusal;
+    let times = if *count == 1 { String::new() } else { format!(" {count} times") };
+    let from = client_ip.as_ref().map_or(String::new(), |address| format!(" from {address}"));
+    let note = format!("{user:?} was refused {action:?}{times}{from}: {why}");
+    KubernetesEvent {
+        metadata: ObjectMeta {
+            // The API server completes the name, so that two replicas never choose the same.
+            generate_name: Some(format!("{}.", server.name.as_deref().unwrap_or("server"))),
+            namespace: server.namespace.clone(),
+            ..ObjectMeta::default()
+        },
+        regarding: Some(server.clone()),
+        event_time: Some(MicroTime(now)),
+        type_: Some("Warning".to_owned()),
+        reason: Some((*reason).to_owned()),
+        action: Some(shortened(action, MAX_WORD)),
+        note: Some(shortened(&note, MAX_NOTE)),
+        reporting_controller: Some(REPORTER.to_owned()),
+        reporting_instance: Some(shortened(instance, MAX_WORD)),
+        ..KubernetesEvent::default()
+    }
+}
+
+/// Bytes are what the API server counts. It refuses an empty text.
+fn shortened(text: &str, most: usize) -> String {
+    if text.is_empty() { "unknown".to_owned() } else { text[..text.floor_char_boundary(most)].to_owned() }
+}
+
+/// The refusals of the last minute, by kind.
+#[derive(Debug, Default)]
+struct Windows(HashMap<RefusalKind, Window>);
+
+#[derive(Debug)]
+struct Window {
+    end: Instant,
+    untold: Option<Refusal>,
+}
+
+/// Too many kinds of refusals at one time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Full;
+
+impl Windows {
+    /// Adds a refusal; gives it back if it is the first of its kind, to be told at once.
+    fn add(&mut self, refusal: Refusal, now: Instant) -> Result<Option<Refusal>, Full> {
+        if self.0.contains_key(&refusal.kind) {
+            self.keep(refusal);
+            return Ok(None);
+        }
+        if self.0.len() >= WINDOWS {
+            self.0.retain(|_, window| window.end > now || window.untold.is_some());
+        }
+        if self.0.len() >= WINDOWS {
+            return Err(Full);
+        }
+        self.0.insert(refusal.kind.clone(), Window { end: now + WINDOW, untold: None });
+        Ok(Some(refusal))
+    }
+
+    /// Keeps a refusal until the window of its kind ends.
+    fn keep(&mut self, refusal: Refusal) {
+        let Some(window) = self.0.get_mut(&refusal.kind) else { return };
+        match &mut window.untold {
+            Some(untold) => {
+                untold.count += refusal.count;
+                if untold.client_ip != refusal.client_ip {
+                    untold.client_ip = None;
+                }
+            }
+            none => *none = Some(refusal),
+        }
+    }
+
+    /// Gives what the ended windows hold. Where there was something, the next minute begins.
+    fn due(&mut self, now: Instant) -> Vec<Refusal> {
+        self.0.retain(|_, window| window.end > now || window.untold.is_some());
+        let ended = self.0.values_mut().filter(|window| window.end <= now);
+        let told = ended.filter_map(|window| {
+            window.end = now + WINDOW;
+            window.untold.take()
+        });
+        told.collect()
+    }
+
+    fn next_due(&self) -> Option<Instant> {
+        self.0.values().filter(|window| window.untold.is_some()).map(|window| window.end).min()
+    }
+
+    fn drain(&mut self) -> Vec<Refusal> {
+        self.0.drain().filter_map(|(_, window)| window.untold).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::event::Outcome;
+    use super::super::event::tests::event;
+    use super::*;
+
+    fn refusal(user: &str) -> Refusal {
+        let denial = event(user, Kind::Authorization, Outcome::Denied);
+        Refusal::of(&Event { reason: Some("no_permission".into()), ..denial })
+    }
+
+    #[test]
+    fn the_first_refusal_is_told_at_once_and_the_rest_once_a_minute() {
+        let (mut windows, start) = (Windows::default(), Instant::now());
+        assert_eq!(windows.add(refusal("ci-bot"), start), Ok(Some(refusal("ci-bot"))));
+        for _ in 0..7 {
+            assert_eq!(windows.add(refusal("ci-bot"), start + WINDOW / 2), Ok(None));
+        }
+        assert_eq!(windows.next_due(), Some(start + WINDOW));
+        assert_eq!(windows.due(start + WINDOW / 2), []);
+        assert_eq!(windows.due(start + WINDOW), [Refusal { count: 7, ..refusal("ci-bot") }]);
+        assert_eq!(windows.add(refusal("ci-bot"), start + WINDOW), Ok(None), "a minute has begun with that");
+        assert_eq!(windows.due(start + 2 * WINDOW).len(), 1);
+        assert_eq!(windows.due(start + 3 * WINDOW), []);
+        assert!(windows.0.is_empty(), "a minute without refusals ends it");
+    }
+
+    #[test]
+    fn refusals_of_more_kinds_than_can_be_kept_apart_are_dropped_and_not_held() {
+        let (mut windows, start) = (Windows::default(), Instant::now());
+        let told = (0..1_000).filter(|i| windows.add(refusal(&i.to_string()), start).is_ok()).count();
+        assert_eq!((told, windows.0.len()), (WINDOWS, WINDOWS));
+        assert!(windows.add(refusal("later"), start + WINDOW).is_ok(), "old ones make room");
+    }
+
+    #[test]
+    fn an_event_says_who_was_refused_what_how_often_and_fits_the_api_server() {
+        let server = ObjectReference {
+            name: Some("ops".into()),
+            namespace: Some("agents".into()),
+            ..ObjectReference::default()
+        };
+        let now = Timestamp::UNIX_EPOCH;
+        let made = kubernetes_event(&Refusal { count: 7, ..refusal("ci-bot") }, &server, "ops-mcp-0", now);
+        let note = r#""ci-bot" was refused "pods_list" 7 times from 10.0.0.7: no_permission"#;
+        assert_eq!(made.note.as_deref(), Some(note));
+        assert_eq!(made.reason.as_deref(), Some("AccessDenied"));
+        assert_eq!(made.metadata.namespace.as_deref(), Some("agents"));
+        let long = Refusal::of(&Event {
+            tool: Some("ä".repeat(500)),
+            ..event(&"ö".repeat(900), Kind::Authentication, Outcome::Denied)
+        });
+        let made = kubernetes_event(&long, &server, "", now);
+        assert!(made.note.is_some_and(|note| note.len() <= MAX_NOTE));
+        assert!(made.action.is_some_and(|action| action.len() <= MAX_WORD));
+        assert_eq!(made.reporting_instance.as_deref(), Some("unknown"));
+        assert_eq!(made.reason.as_deref(), Some("AuthenticationFailed"));
+    }
+}
