@@ -3,12 +3,52 @@
 //! Tools do not decide access. Each declares the permission it needs; it can only be run with a [`Permit`] for what
 //! its arguments ask for.
 
+mod args;
+mod deployments;
+mod errors;
+mod events;
+mod list;
+mod namespaces;
+mod pod_view;
+mod pods;
+mod request;
+mod services;
+mod table;
+
 use std::sync::Arc;
 
 use futures::future::BoxFuture;
+use schemars::JsonSchema;
+use schemars::generate::SchemaSettings;
+use serde::Serialize;
 use serde_json::{Map, Value};
 
 use crate::authz::{Permission, Permit, Role, Target};
+
+/// Every tool, sorted by name.
+static REGISTRY: [Tool; 11] = [
+    deployments::LIST,
+    deployments::RESTART,
+    deployments::SCALE,
+    events::LIST,
+    namespaces::LIST,
+    pods::DELETE,
+    pods::GET,
+    pods::LIST,
+    pods::LOG,
+    pods::RESTART,
+    services::LIST,
+];
+
+/// Every tool, sorted by name.
+pub(crate) fn registry() -> &'static [Tool] {
+    &REGISTRY
+}
+
+/// The tool of this name, canonical or alias.
+pub(crate) fn find(name: &str) -> Option<&'static Tool> {
+    registry().iter().find(|tool| tool.name == name || tool.aliases.contains(&name))
+}
 
 /// One tool, as data.
 pub(crate) struct Tool {
@@ -88,6 +128,9 @@ pub(crate) enum ToolError {
     /// The API server could not answer.
     #[error("{0}")]
     Unavailable(String),
+    /// Somebody else changed the object meanwhile.
+    #[error("{0}")]
+    Conflict(String),
 }
 
 impl ToolError {
@@ -98,6 +141,27 @@ impl ToolError {
             ToolError::NotFound(_) => "not_found",
             ToolError::Forbidden(_) => "forbidden",
             ToolError::Unavailable(_) => "unavailable",
+            ToolError::Conflict(_) => "conflict",
         }
     }
 }
+
+/// An answer from its text and its data.
+fn output(text: String, structured: &impl Serialize) -> Result<Output, ToolError> {
+    let structured = serde_json::to_value(structured)
+        .map_err(|_| ToolError::Unavailable("the answer cannot be written as JSON".into()))?;
+    Ok(Output { text, structured })
+}
+
+/// The JSON Schema of what a tool answers, whole in itself.
+fn output_schema<T: JsonSchema>() -> Map<String, Value> {
+    let settings =
+        SchemaSettings::draft2020_12().for_serialize().with(|settings| settings.inline_subschemas = true);
+    match settings.into_generator().into_root_schema_for::<T>().to_value() {
+        Value::Object(schema) => schema,
+        other => unreachable!("the schema of an object is an object, not {other}"),
+    }
+}
+
+#[cfg(test)]
+mod tests;
