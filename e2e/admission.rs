@@ -25,11 +25,8 @@ async fn acting_as(user: &str) -> Client {
 
 /// The API of the kind and namespace of an object.
 fn api(client: &Client, object: &Value) -> Api<DynamicObject> {
-    let (group, version) =
-        match object["apiVersion"].as_str().expect("an object has a version").split_once('/') {
-            Some(parts) => parts,
-            None => ("", "v1"),
-        };
+    let version = object["apiVersion"].as_str().expect("an object has a version");
+    let (group, version) = version.split_once('/').unwrap_or(("", version));
     let kind = object["kind"].as_str().expect("an object has a kind");
     let resource = ApiResource::from_gvk(&GroupVersionKind::gvk(group, version, kind));
     match object["metadata"]["namespace"].as_str() {

@@ -98,6 +98,7 @@ fn escape_template(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::authz::Role;
 
     #[test]
     fn the_generated_files_are_checked_in_as_the_code_makes_them() {
@@ -130,5 +131,27 @@ mod tests {
     #[test]
     fn braces_in_documentation_do_not_become_actions_of_the_template() {
         assert_eq!(escape_template("a {{ b }} c"), "a {{ \"{{\" }} b }} c");
+    }
+
+    #[test]
+    fn every_role_of_the_samples_grants_something() {
+        let samples = Path::new(env!("CARGO_MANIFEST_DIR")).join("manifests/samples");
+        let mut roles = 0;
+        for file in ["quickstart.yaml", "roles-presets.yaml"] {
+            let text = std::fs::read_to_string(samples.join(file)).unwrap();
+            let objects: Vec<serde_json::Value> = serde_saphyr::from_multiple(&text).unwrap();
+            for object in objects {
+                let role = match object["kind"].as_str().unwrap() {
+                    "McpRole" => Role::from_role(&serde_json::from_value(object).unwrap()),
+                    "ClusterMcpRole" => {
+                        Role::from_cluster_role(&serde_json::from_value(object).unwrap(), "portcullis-system")
+                    }
+                    _ => continue,
+                };
+                assert!(!role.unwrap().permissions().is_empty());
+                roles += 1;
+            }
+        }
+        assert_eq!(roles, 6);
     }
 }
