@@ -470,11 +470,15 @@ async fn a_role_of_the_cluster_asks_for_its_rights_in_every_namespace() {
     let subjects = json!([{"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": user}]);
     let rules =
         json!([{"apiGroups": ["portcullis.dev"], "resources": ["clustermcproles"], "verbs": ["create"]}]);
-    let writing = json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole",
-        "metadata": {"name": user}, "rules": rules});
+    // What has no namespace goes away with the test's.
+    let namespaces = Api::<k8s_openapi::api::core::v1::Namespace>::all(admin.clone());
+    let uid = namespaces.get(ns).await.expect("it was made").metadata.uid;
+    let owner = json!([{"apiVersion": "v1", "kind": "Namespace", "name": ns, "uid": uid}]);
+    let writing = json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole", "rules": rules,
+        "metadata": {"name": user, "ownerReferences": owner}});
     given(&admin, &writing).await;
     let binding = cluster_role_binding(&user, &user, subjects);
-    given(&admin, &binding).await;
+    given(&admin, &with(&binding, "/metadata/ownerReferences", owner)).await;
     grant(&admin, ns, &user, "admin").await;
     let spec = json!({"permissions": ["k8s:pods:list"], "namespaces": [ns],
         "servers": [{"namespace": ns, "name": "ops"}]});
@@ -485,9 +489,6 @@ async fn a_role_of_the_cluster_asks_for_its_rights_in_every_namespace() {
         create(&author, &role).await.err().filter(|message| !message.contains("cannot create resource"))
     })
     .await;
-    for object in [&writing, &binding] {
-        let _ = api(&admin, object).delete(name(object), &DeleteParams::default()).await;
-    }
     refused("an administrator of one namespace", "portcullis-cluster-role-author", Err(message));
 }
 
