@@ -164,7 +164,9 @@ mod tests {
         let (status, text, _) = answer(&gates, Method::GET, "/readyz?verbose").await;
         let verbose = "[+]policy ok\n[-]certificate not ready\n[-]audit not ready\nreadyz check failed\n";
         assert_eq!((status, text.as_str()), (StatusCode::SERVICE_UNAVAILABLE, verbose));
-        senders.iter().for_each(|sender| drop(sender.send(true)));
+        for sender in &senders {
+            sender.send_replace(true);
+        }
         let (status, text, _) = answer(&gates, Method::GET, "/readyz").await;
         assert_eq!((status, text.as_str()), (StatusCode::OK, "ok\n"));
         let (status, text, _) = answer(&gates, Method::GET, "/readyz?verbose").await;

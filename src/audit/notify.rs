@@ -145,6 +145,7 @@ impl Notifier {
         let parameters = PostParams::default();
         let error = match timeout(PATIENCE, events.create(&parameters, &event)).await {
             Ok(Ok(_)) => return,
+            Ok(Err(kube::Error::Api(status))) => status.message,
             Ok(Err(error)) => error.to_string(),
             Err(_) => format!("no answer within {} s", PATIENCE.as_secs()),
         };
@@ -165,8 +166,9 @@ fn kubernetes_event(
     let note = format!("{user:?} was refused {action:?}{times}{from}: {why}");
     KubernetesEvent {
         metadata: ObjectMeta {
-            // The API server completes the name, so that two replicas never choose the same.
-            generate_name: Some(format!("{}.", server.name.as_deref().unwrap_or("server"))),
+            // The API server completes the name, so that two replicas never choose the same. It takes no prefix that
+            // ends in a dot.
+            generate_name: Some(format!("{}-", server.name.as_deref().unwrap_or("server"))),
             namespace: server.namespace.clone(),
             ..ObjectMeta::default()
         },
@@ -300,6 +302,7 @@ mod tests {
         assert_eq!(made.note.as_deref(), Some(note));
         assert_eq!(made.reason.as_deref(), Some("AccessDenied"));
         assert_eq!(made.metadata.namespace.as_deref(), Some("agents"));
+        assert_eq!(made.metadata.generate_name.as_deref(), Some("ops-"));
         let long = Refusal::of(&Event {
             tool: Some("ä".repeat(500)),
             ..event(&"ö".repeat(900), Kind::Authentication, Outcome::Denied)
