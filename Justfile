@@ -28,6 +28,7 @@ unit *args:
 # Write what is generated from the code: crds/, manifests/ and the chart's CRDs.
 generate:
     cargo run --locked --quiet --bin portcullis -- generate --out .
+    PATH="$(e2e/kind/cluster path):$PATH" charts/render.sh
 
 # Fail when what is generated differs from what is in the tree.
 check-generated:
@@ -48,6 +49,7 @@ check-generated:
       echo 'generated files are out of date; run "just generate"' >&2
       exit 1
     fi
+    PATH="$(e2e/kind/cluster path):$PATH" charts/render.sh --check
 
 # Build the container image localhost/portcullis:TAG, at most 25 MiB.
 image tag="dev":

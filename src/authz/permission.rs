@@ -125,7 +125,8 @@ fn resource_segment(text: &str) -> Result<Segment, ParsePattern> {
     if rules.peek().is_none() {
         return Err(ParsePattern::Unknown);
     }
-    if !rules.all(|rule| rule.group == group) {
+    // The core group has no name, so nothing may follow the dot for it: `pods.` is a slip, not a group.
+    if group.is_empty() || !rules.all(|rule| rule.group == group) {
         return Err(ParsePattern::Group(group.to_owned(), name.to_owned()));
     }
     segment(name)
@@ -164,6 +165,10 @@ mod tests {
         assert_eq!(
             Pattern::parse("k8s:pods.apps:list"),
             Err(ParsePattern::Group("apps".into(), "pods".into()))
+        );
+        assert_eq!(
+            Pattern::parse("k8s:pods.:list"),
+            Err(ParsePattern::Group(String::new(), "pods".into()))
         );
     }
 
