@@ -221,6 +221,30 @@ async fn a_disk_that_stalls_does_not_hold_a_caller_for_ever() {
 }
 
 #[tokio::test]
+async fn a_full_queue_refuses_after_a_second_instead_of_holding_the_caller() {
+    let directory = directory();
+    let path = directory.path().join("audit.db");
+    let (log, writer) = open(&path);
+    let other = rusqlite::Connection::open(&path).expect("it opens");
+    other.execute_batch("BEGIN IMMEDIATE").expect("it locks the database");
+    // The writer takes the first and waits for the lock; the others stay in the queue.
+    log.record_without_waiting(intent("first"));
+    while log.queue.capacity() < QUEUE {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    for request in 0..QUEUE {
+        log.record_without_waiting(intent(&request.to_string()));
+    }
+    let start = Instant::now();
+    assert!(matches!(log.record(intent("late")).await, Err(RecordEvent::Queue)));
+    assert!(start.elapsed() >= QUEUE_PATIENCE);
+    other.execute_batch("ROLLBACK").expect("it unlocks the database");
+    writer.close().await.expect("it ends");
+    assert_eq!(log.metrics.audit_failures.get(), 1);
+    assert_eq!(all(&path).len(), 1 + QUEUE, "what had a place in the queue is recorded");
+}
+
+#[tokio::test]
 async fn closing_writes_what_is_queued_and_refuses_what_comes_after() {
     let directory = directory();
     let path = directory.path().join("audit.db");

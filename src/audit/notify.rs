@@ -14,7 +14,7 @@ use k8s_openapi::api::events::v1::Event as KubernetesEvent;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};
 use kube::api::{Api, PostParams};
 use tokio::sync::mpsc;
-use tokio::time::{sleep_until, timeout};
+use tokio::time::{sleep_until, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use super::event::{Event, Kind};
@@ -117,7 +117,7 @@ impl Notifier {
                 () = window_end => windows.due(Instant::now()),
             };
             for refusal in told {
-                self.tell(&events, &refusal).await;
+                self.tell(&events, &refusal, Instant::now() + PATIENCE).await;
             }
         }
         refusals.close();
@@ -128,22 +128,16 @@ impl Notifier {
             }
         }
         // All of them share one patience: a process that ends does not wait for an API server that does not answer.
-        let left = windows.drain();
-        let untold: u64 = left.iter().map(|refusal| refusal.count).sum();
-        let tell = async {
-            for refusal in &left {
-                self.tell(&events, refusal).await;
-            }
-        };
-        if timeout(PATIENCE, tell).await.is_err() {
-            self.metrics.audit_notifications_dropped.inc_by(untold);
+        let deadline = Instant::now() + PATIENCE;
+        for refusal in windows.drain() {
+            self.tell(&events, &refusal, deadline).await;
         }
     }
 
-    async fn tell(&self, events: &Api<KubernetesEvent>, refusal: &Refusal) {
+    async fn tell(&self, events: &Api<KubernetesEvent>, refusal: &Refusal, deadline: Instant) {
         let event = kubernetes_event(refusal, &self.server, &self.instance, Timestamp::now());
         let parameters = PostParams::default();
-        let error = match timeout(PATIENCE, events.create(&parameters, &event)).await {
+        let error = match timeout_at(deadline.into(), events.create(&parameters, &event)).await {
             Ok(Ok(_)) => return,
             Ok(Err(kube::Error::Api(status))) => status.message,
             Ok(Err(error)) => error.to_string(),
