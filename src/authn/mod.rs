@@ -62,6 +62,28 @@ pub(crate) struct KeyRecord {
     pub(crate) roles: Vec<RoleId>,
 }
 
+impl KeyRecord {
+    /// Whether the key is accepted now by this server, its secret aside.
+    ///
+    /// # Errors
+    /// [`Reason`] says why not.
+    pub(crate) fn usable(&self, now: Timestamp) -> Result<(), Reason> {
+        if self.revoked {
+            return Err(Reason::Revoked);
+        }
+        if !self.enabled {
+            return Err(Reason::Disabled);
+        }
+        if self.expires_at.is_some_and(|end| end <= now) {
+            return Err(Reason::Expired);
+        }
+        if !self.opens_server {
+            return Err(Reason::OtherServer);
+        }
+        Ok(())
+    }
+}
+
 /// Why a credential proves nothing. For audit and metrics; callers are told none of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error)]
 pub(crate) enum Reason {
@@ -129,18 +151,7 @@ pub(crate) fn authenticate_key<'a>(
     if !same {
         return Err(Reason::WrongKey);
     }
-    if record.revoked {
-        return Err(Reason::Revoked);
-    }
-    if !record.enabled {
-        return Err(Reason::Disabled);
-    }
-    if record.expires_at.is_some_and(|end| end <= now) {
-        return Err(Reason::Expired);
-    }
-    if !record.opens_server {
-        return Err(Reason::OtherServer);
-    }
+    record.usable(now)?;
     let identity = Identity {
         method: Method::ApiKey,
         subject: record.identity.clone(),

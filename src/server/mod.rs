@@ -1,1 +1,327 @@
 //! The endpoint: from requests to decisions, tools and answers.
+//!
+//! ```text
+//! listener (TLS) -> transport (Host, Origin, path, size) -> request (who, what, record) -> call (one tool)
+//!                -> internal (operator, replicas)         sse, sealed, peers (streams over several replicas)
+//! ```
+//!
+//! [`bind`] takes everything that can fail at the start; [`Server::run`] serves until told to stop, and then drains:
+//! not ready first, then no new connections, then the end of streams, then the end of what takes too long.
+
+mod call;
+mod credential;
+mod draft;
+mod handler;
+mod hosts;
+mod internal;
+mod listener;
+mod peers;
+mod request;
+mod result;
+mod sealed;
+pub(crate) mod self_signed;
+mod sse;
+#[cfg(test)]
+mod tests;
+mod tls;
+mod toolbox;
+mod transport;
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use tokio::net::TcpListener;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::info;
+
+use crate::audit::AuditLog;
+use crate::index::Policy;
+use crate::metrics::Metrics;
+use crate::tools::Tool;
+use hosts::OwnHosts;
+use listener::{Connection, Listener};
+use peers::Peers;
+use request::{Core, Driver};
+use sealed::Sealer;
+use sse::Sessions;
+use tls::{Hot, Internal, Peer};
+use transport::Endpoint;
+
+pub(crate) use tls::LoadTls;
+
+/// Most connections of clients at a time, and of peers.
+const CONNECTIONS: usize = 4096;
+const PEER_CONNECTIONS: usize = 128;
+/// Time between two looks whether the policy is complete.
+const SYNC_POLL: Duration = Duration::from_millis(20);
+
+/// What is to be served, and where.
+#[derive(Clone, Debug)]
+pub(crate) struct ServeConfig {
+    /// Namespace of the `McpServer`.
+    pub(crate) namespace: String,
+    /// Its name.
+    pub(crate) server: String,
+    /// Address by which other replicas reach this one. None: there are no others.
+    pub(crate) pod_ip: Option<IpAddr>,
+    /// Address of the endpoint.
+    pub(crate) listen: SocketAddr,
+    /// Directory with `tls.crt` and `tls.key` of the endpoint.
+    pub(crate) tls_dir: PathBuf,
+    /// The internal port. None with `--from`.
+    pub(crate) internal: Option<InternalConfig>,
+    /// Times; [`Times::default`] is for production.
+    pub(crate) times: Times,
+}
+
+/// The internal port.
+#[derive(Clone, Debug)]
+pub(crate) struct InternalConfig {
+    /// Its address.
+    pub(crate) listen: SocketAddr,
+    /// Directory with `tls.crt`, `tls.key` and `ca.crt` of the internal CA.
+    pub(crate) tls_dir: PathBuf,
+}
+
+/// How long things may take.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Times {
+    /// A call of a tool.
+    pub(crate) call: Duration,
+    /// From "not ready" to the end of accepting: Services must have noticed.
+    pub(crate) linger: Duration,
+    /// From the end of accepting to the end of the last request.
+    pub(crate) drain: Duration,
+}
+
+impl Default for Times {
+    fn default() -> Self {
+        let seconds = Duration::from_secs;
+        Self { call: seconds(30), linger: seconds(5), drain: seconds(20) }
+    }
+}
+
+/// What the endpoint is made of.
+pub(crate) struct ServeParts {
+    /// The cluster, as this server's ServiceAccount.
+    pub(crate) client: kube::Client,
+    /// Who may do what.
+    pub(crate) policy: Policy,
+    /// The record.
+    pub(crate) audit: AuditLog,
+    /// The counters.
+    pub(crate) metrics: Arc<Metrics>,
+    /// The tools: the registry.
+    pub(crate) tools: &'static [Tool],
+    /// True while requests are served, for `/readyz`.
+    pub(crate) ready: Arc<AtomicBool>,
+}
+
+/// Why the endpoint cannot be served.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Serve {
+    /// An address cannot be listened on.
+    #[error("listen on {address}")]
+    Listen {
+        /// Which one.
+        address: SocketAddr,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The certificate cannot be used.
+    #[error("load certificate from {directory}")]
+    Certificate {
+        /// Where it is.
+        directory: PathBuf,
+        /// Why.
+        #[source]
+        source: LoadTls,
+    },
+}
+
+/// An endpoint that is ready to be run.
+pub(crate) struct Server {
+    endpoint: Arc<Endpoint>,
+    policy: Policy,
+    ready: Arc<AtomicBool>,
+    times: Times,
+    public: (TcpListener, Arc<Hot<Arc<rustls::ServerConfig>>>),
+    internal: Option<(TcpListener, Arc<Hot<Internal>>)>,
+    config: ServeConfig,
+}
+
+/// Serves until told to stop.
+///
+/// # Errors
+/// [`Serve`] when it cannot begin.
+pub(crate) async fn run(
+    config: ServeConfig,
+    parts: ServeParts,
+    stop: CancellationToken,
+) -> Result<(), Serve> {
+    bind(config, parts).await?.run(stop).await;
+    Ok(())
+}
+
+/// Opens the sockets and reads the certificates.
+///
+/// # Errors
+/// [`Serve`] says what cannot be had.
+pub(crate) async fn bind(config: ServeConfig, parts: ServeParts) -> Result<Server, Serve> {
+    let name = format!("{}/{}", config.namespace, config.server);
+    let certificate =
+        |directory: &PathBuf, source| Serve::Certificate { directory: directory.clone(), source };
+    let tls = Hot::open(&config.tls_dir, false, tls::public).map_err(|e| certificate(&config.tls_dir, e))?;
+    let public = (listen(config.listen).await?, Arc::new(tls));
+    let (mut internal, mut peers, mut sealer) = (None, None, Arc::new(Sealer::random(&name)));
+    if let Some(port) = &config.internal {
+        let (hot, shared) = internal_tls(&name, port).map_err(|e| certificate(&port.tls_dir, e))?;
+        let socket = listen(port.listen).await?;
+        let number = socket.local_addr().map_or(port.listen.port(), |address| address.port());
+        peers = Some(Arc::new(Peers::new(hot.clone(), &config.namespace, &config.server, number)));
+        internal = Some((socket, hot));
+        sealer = shared;
+    }
+    let own_ip = config.pod_ip.unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST));
+    let hosts = OwnHosts::new(&config.namespace, &config.server, config.pod_ip);
+    let core = Core {
+        server: name,
+        client: parts.client,
+        policy: parts.policy.clone(),
+        audit: parts.audit,
+        metrics: parts.metrics.clone(),
+        toolbox: toolbox::Toolbox::new(parts.tools),
+        recording: TaskTracker::new(),
+        deadline: config.times.call,
+    };
+    let endpoint = Endpoint {
+        driver: Driver::new(Arc::new(core)),
+        sessions: Sessions::new(own_ip, sealer, parts.metrics),
+        peers,
+        hosts,
+    };
+    let (endpoint, times) = (Arc::new(endpoint), config.times);
+    Ok(Server { endpoint, policy: parts.policy, ready: parts.ready, times, public, internal, config })
+}
+
+async fn listen(address: SocketAddr) -> Result<TcpListener, Serve> {
+    TcpListener::bind(address).await.map_err(|source| Serve::Listen { address, source })
+}
+
+/// TLS of the internal port, and the sealer whose keys come from its private key.
+fn internal_tls(name: &str, port: &InternalConfig) -> Result<(Arc<Hot<Internal>>, Arc<Sealer>), LoadTls> {
+    let sealer = Arc::new(Sealer::empty(name));
+    let learning = sealer.clone();
+    let hot = Hot::open(&port.tls_dir, true, move |files| {
+        let built = Internal::build(files)?;
+        learning.learn(&files.key, Instant::now());
+        Ok(built)
+    })?;
+    Ok((Arc::new(hot), sealer))
+}
+
+impl Server {
+    /// Where the endpoint listens.
+    pub(crate) fn address(&self) -> io::Result<SocketAddr> {
+        self.public.0.local_addr()
+    }
+
+    /// Where the internal port listens.
+    pub(crate) fn internal_address(&self) -> Option<SocketAddr> {
+        self.internal.as_ref().and_then(|(socket, _)| socket.local_addr().ok())
+    }
+
+    /// Serves until told to stop, and then until everything has ended.
+    pub(crate) async fn run(self, stop: CancellationToken) {
+        let (accepting, serving) = (CancellationToken::new(), CancellationToken::new());
+        let mut tasks = JoinSet::new();
+        let (socket, tls) = self.public;
+        tasks.spawn({
+            let (tls, serving) = (tls.clone(), serving.clone());
+            async move { tls.follow(serving).await }
+        });
+        let listener = public_listener(self.endpoint.clone(), socket, tls, self.times.drain);
+        let mut listeners = JoinSet::new();
+        listeners.spawn(listener.run(accepting.clone()));
+        if let Some((socket, tls)) = self.internal {
+            let listener =
+                internal_listener(self.endpoint.clone(), socket, tls.clone(), &self.config, self.times.drain);
+            listeners.spawn(listener.run(accepting.clone()));
+            let serving = serving.clone();
+            tasks.spawn(async move { tls.follow(serving).await });
+        }
+        let streams = (self.endpoint.sessions.clone(), self.policy.clone(), accepting.clone());
+        tasks.spawn(async move { streams.0.sweep(streams.1, streams.2).await });
+
+        if stop.run_until_cancelled(synced(&self.policy)).await.is_some() {
+            self.ready.store(true, Ordering::Release);
+            info!(namespace = self.config.namespace, server = self.config.server, "serving");
+            stop.cancelled().await;
+            self.ready.store(false, Ordering::Release);
+            info!("draining");
+            tokio::time::sleep(self.times.linger).await;
+        }
+        accepting.cancel();
+        while listeners.join_next().await.is_some() {}
+        serving.cancel();
+        while tasks.join_next().await.is_some() {}
+        if let Some(peers) = &self.endpoint.peers {
+            peers.close().await;
+        }
+        let recording = &self.endpoint.driver.core.recording;
+        recording.close();
+        recording.wait().await;
+        info!("stopped");
+    }
+}
+
+async fn synced(policy: &Policy) {
+    while !policy.is_synced() {
+        tokio::time::sleep(SYNC_POLL).await;
+    }
+}
+
+fn public_listener(
+    endpoint: Arc<Endpoint>,
+    socket: TcpListener,
+    tls: Arc<Hot<Arc<rustls::ServerConfig>>>,
+    drain: Duration,
+) -> Listener {
+    Listener {
+        socket,
+        tls: Box::new(move || (*tls.current()).clone()),
+        identify: Arc::new(|_| Some(Peer::Client)),
+        answering: Arc::new(move |connection: Connection, request| {
+            Box::pin(endpoint.clone().answer(connection, request))
+        }),
+        connections: CONNECTIONS,
+        drain,
+    }
+}
+
+fn internal_listener(
+    endpoint: Arc<Endpoint>,
+    socket: TcpListener,
+    tls: Arc<Hot<Internal>>,
+    config: &ServeConfig,
+    drain: Duration,
+) -> Listener {
+    let (namespace, server) = (config.namespace.clone(), config.server.clone());
+    Listener {
+        socket,
+        tls: Box::new(move || tls.current().server.clone()),
+        identify: Arc::new(move |certificate| tls::identify(certificate?, &namespace, &server)),
+        answering: Arc::new(move |connection, request| {
+            Box::pin(internal::answer(endpoint.clone(), connection, request))
+        }),
+        connections: PEER_CONNECTIONS,
+        drain,
+    }
+}

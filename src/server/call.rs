@@ -1,0 +1,164 @@
+//! One call of a tool, read top to bottom:
+//! `tool -> arguments -> authorize -> fresh policy? -> intent recorded -> run -> redact, cap`.
+//!
+//! It always ends in an answer: a panic and a tool that takes too long are answers too. The caller records the outcome.
+
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+
+use futures::FutureExt;
+use jiff::Timestamp;
+use serde_json::{Map, Value};
+use tokio_util::sync::CancellationToken;
+
+use super::draft::{Call, Verdict};
+use super::request::Core;
+use super::result;
+use crate::authz::{Class, Denial, Permission, Permit, Target, authorize};
+use crate::metrics::{Authorization, ToolCall};
+use crate::tools::{Context, Invocation, Output, Tool, ToolError};
+
+/// The caller knows no tool of that name: there is none, or it must not know.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct UnknownTool;
+
+/// Why a call has no result. The text is for the model.
+#[derive(Debug, thiserror::Error)]
+enum Refusal {
+    #[error("invalid arguments: {0}")]
+    Arguments(String),
+    #[error("permission denied: {} {}", .0.permission, place(.0))]
+    Denied(Denial),
+    #[error("the API server has been out of reach for too long; only reading is possible until it is back")]
+    Stale,
+    #[error("the call could not be recorded in the audit, so it was not run")]
+    NotRecorded,
+    #[error("the tool did not finish within {0} seconds; what it had begun may have happened")]
+    Deadline(u64),
+    #[error("the call was cancelled")]
+    Cancelled,
+    #[error("{0}")]
+    Tool(ToolError),
+    #[error("the tool failed unexpectedly")]
+    Panic,
+    #[error("{0}")]
+    TooLarge(result::TooLarge),
+}
+
+fn place(denial: &Denial) -> String {
+    denial.namespace.as_ref().map_or("anywhere".to_owned(), |namespace| format!("in namespace {namespace:?}"))
+}
+
+impl Refusal {
+    fn verdict(&self) -> Verdict {
+        match self {
+            Refusal::Denied(denial) => Verdict::denied("permission", denial.to_string()),
+            Refusal::Stale => Verdict::denied("stale_policy", self.to_string()),
+            Refusal::NotRecorded => Verdict::denied("not_recorded", self.to_string()),
+            Refusal::Cancelled => Verdict::cancelled(),
+            Refusal::Arguments(_) => Verdict::failure("invalid_arguments", self.to_string()),
+            Refusal::Deadline(_) => Verdict::failure("deadline", self.to_string()),
+            Refusal::Tool(error) => Verdict::failure(error.reason(), self.to_string()),
+            Refusal::Panic => Verdict::failure("panic", self.to_string()),
+            Refusal::TooLarge(_) => Verdict::failure("result_too_large", self.to_string()),
+        }
+    }
+}
+
+/// Calls a tool for the caller of the message. `Err` inside is text for a tool error.
+///
+/// # Errors
+/// [`UnknownTool`] whether the tool does not exist or must not be known.
+pub(super) async fn run(
+    core: &Arc<Core>,
+    call: &Call,
+    name: &str,
+    arguments: Map<String, Value>,
+    cancelled: CancellationToken,
+) -> Result<Result<Output, String>, UnknownTool> {
+    let Some(tool) = core.toolbox.find(name, &call.caller) else {
+        call.draft().params = Some(Value::Object(arguments));
+        call.decide(Verdict::denied("unknown_tool", "no such tool for this caller".to_owned()));
+        return Err(UnknownTool);
+    };
+    let guarded = AssertUnwindSafe(attempt(core, call, tool, arguments, cancelled)).catch_unwind().await;
+    let outcome = guarded.unwrap_or_else(|_| {
+        core.metrics.panics.inc();
+        Err(Refusal::Panic)
+    });
+    let (verdict, answer) = match outcome {
+        Ok(output) => (Verdict::success(), Ok(output)),
+        Err(refusal) => (refusal.verdict(), Err(refusal.to_string())),
+    };
+    let labels = ToolCall { tool: tool.name, result: verdict.as_str() };
+    core.metrics.tool_calls.get_or_create(&labels).inc();
+    core.metrics.tool_call_duration.observe(call.elapsed().as_secs_f64());
+    call.decide(verdict);
+    Ok(answer)
+}
+
+async fn attempt(
+    core: &Arc<Core>,
+    call: &Call,
+    tool: &'static Tool,
+    arguments: Map<String, Value>,
+    cancelled: CancellationToken,
+) -> Result<Output, Refusal> {
+    {
+        let mut draft = call.draft();
+        draft.tool = Some(tool.name.to_owned());
+        draft.params = Some(Value::Object(arguments.clone()));
+    }
+    let invocation = (tool.parse)(arguments).map_err(|invalid| Refusal::Arguments(invalid.0))?;
+    let permit = permitted(core, call, tool.permission, &*invocation)?;
+    let class = tool.permission.class();
+    if !core.policy.is_fresh(Timestamp::now(), class) {
+        return Err(Refusal::Stale);
+    }
+    intend(core, call, class).await?;
+    let context = Context {
+        client: core.client.clone(),
+        roles: call.caller.roles.clone(),
+        namespaces: call.caller.snapshot.namespaces.clone(),
+    };
+    let output = tokio::select! {
+        biased;
+        output = tokio::time::timeout(core.deadline, invocation.run(context, permit)) => output,
+        () = cancelled.cancelled() => return Err(Refusal::Cancelled),
+    };
+    let output = output.map_err(|_| Refusal::Deadline(core.deadline.as_secs()))?.map_err(Refusal::Tool)?;
+    result::checked(output).map_err(Refusal::TooLarge)
+}
+
+/// Asks whether the caller may do this, here.
+fn permitted(
+    core: &Core,
+    call: &Call,
+    permission: Permission,
+    invocation: &dyn Invocation,
+) -> Result<Permit, Refusal> {
+    let target = invocation.target();
+    let decided = authorize(&call.caller.roles, permission, target);
+    let (entry, result) = (permission.entry(), if decided.is_ok() { "allowed" } else { "denied" });
+    let labels = Authorization { resource: entry.resource, action: entry.verb, result };
+    core.metrics.authorizations.get_or_create(&labels).inc();
+    let mut draft = call.draft();
+    draft.resource = Some(invocation.resource());
+    draft.namespace = match target {
+        Target::Namespace(namespace) => Some(namespace.to_owned()),
+        Target::Anywhere => None,
+    };
+    draft.role = decided.as_ref().ok().map(|permit| permit.role().to_string());
+    decided.map_err(Refusal::Denied)
+}
+
+/// Records what is about to change or reveal something. No record, no effect.
+async fn intend(core: &Core, call: &Call, class: Class) -> Result<(), Refusal> {
+    if !class.records_intent() {
+        return Ok(());
+    }
+    let event = call.intent(&core.server);
+    core.audit.record(event).await.map_err(|_| Refusal::NotRecorded)?;
+    call.draft().intended = true;
+    Ok(())
+}

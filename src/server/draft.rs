@@ -1,0 +1,207 @@
+//! The audit event of one message while it is being made, and the guard that gets it recorded in every case.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use http::StatusCode;
+use jiff::Timestamp;
+use serde_json::Value;
+use serde_json::value::RawValue;
+use ulid::Ulid;
+
+use super::request::{Answer, Caller, Channel, Core};
+use crate::audit::{Event, Kind, Outcome};
+use crate::mcp::error;
+
+/// One message of a caller, on its way.
+pub(super) struct Call {
+    /// Whose message it is.
+    pub(super) caller: Caller,
+    /// How it came.
+    pub(super) channel: Channel,
+    /// Joins its events.
+    pub(super) request_id: String,
+    /// Its method.
+    pub(super) method: String,
+    at: Timestamp,
+    started: Instant,
+    draft: Mutex<Draft>,
+}
+
+/// What is known of the message so far.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Draft {
+    /// The tool, as its canonical name once that is known.
+    pub(super) tool: Option<String>,
+    /// What the tool acts on.
+    pub(super) resource: Option<String>,
+    /// Where the tool acts.
+    pub(super) namespace: Option<String>,
+    /// Arguments of the tool.
+    pub(super) params: Option<Value>,
+    /// The role that granted it.
+    pub(super) role: Option<String>,
+    /// Whether the intent is on record.
+    pub(super) intended: bool,
+    verdict: Option<Verdict>,
+}
+
+/// How a message went.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Verdict {
+    outcome: Outcome,
+    reason: Option<&'static str>,
+    message: Option<String>,
+}
+
+impl Verdict {
+    /// It went well.
+    pub(super) fn success() -> Self {
+        Self { outcome: Outcome::Success, reason: None, message: None }
+    }
+
+    /// It was tried and failed.
+    pub(super) fn failure(reason: &'static str, message: String) -> Self {
+        Self { outcome: Outcome::Failure, reason: Some(reason), message: Some(message) }
+    }
+
+    /// It was refused.
+    pub(super) fn denied(reason: &'static str, message: String) -> Self {
+        Self { outcome: Outcome::Denied, reason: Some(reason), message: Some(message) }
+    }
+
+    /// The client left before the answer.
+    pub(super) fn cancelled() -> Self {
+        Self { outcome: Outcome::Cancelled, reason: Some("cancelled"), message: None }
+    }
+
+    /// Fixed word for metrics.
+    pub(super) fn as_str(&self) -> &'static str {
+        self.outcome.as_str()
+    }
+}
+
+impl Call {
+    /// Begins the draft.
+    pub(super) fn new(caller: Caller, channel: Channel, method: String, tool: Option<String>) -> Self {
+        Self {
+            caller,
+            channel,
+            request_id: request_id(),
+            method,
+            at: Timestamp::now(),
+            started: Instant::now(),
+            draft: Mutex::new(Draft { tool, ..Draft::default() }),
+        }
+    }
+
+    /// What is known so far, to add to it. Never held across an await.
+    pub(super) fn draft(&self) -> MutexGuard<'_, Draft> {
+        self.draft.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Says how it went. The first word counts.
+    pub(super) fn decide(&self, verdict: Verdict) {
+        self.draft().verdict.get_or_insert(verdict);
+    }
+
+    /// How it went, if that is decided.
+    pub(super) fn verdict(&self) -> Option<Verdict> {
+        self.draft().verdict.clone()
+    }
+
+    /// Time since the message came.
+    pub(super) fn elapsed(&self) -> Duration {
+        self.started.elapsed()
+    }
+
+    /// The event as it stands. A refusal is a decision; everything else is a request that ran.
+    pub(super) fn event(&self, server: &str, verdict: Verdict) -> Event {
+        let draft = self.draft().clone();
+        let identity = &self.caller.identity;
+        let denied = verdict.outcome == Outcome::Denied;
+        let transport = ("transport".to_owned(), self.channel.as_str().to_owned());
+        Event {
+            event_id: String::new(),
+            timestamp: self.at,
+            event_type: if denied { Kind::Authorization } else { Kind::McpRequest },
+            request_id: self.request_id.clone(),
+            server: server.to_owned(),
+            user: identity.subject.clone(),
+            auth_type: identity.method.as_str().to_owned(),
+            credential_id: Some(identity.credential_id.clone()),
+            client_ip: Some(self.caller.client_ip.to_string()),
+            action: self.method.clone(),
+            tool: draft.tool,
+            resource: draft.resource,
+            namespace: draft.namespace,
+            params: draft.params,
+            result: verdict.outcome,
+            reason: verdict.reason.map(str::to_owned).or(draft.role),
+            error_message: verdict.message,
+            duration_ms: u64::try_from(self.elapsed().as_millis()).unwrap_or(u64::MAX),
+            count: 1,
+            metadata: [transport].into(),
+        }
+    }
+
+    /// The event of an effect that is about to happen.
+    pub(super) fn intent(&self, server: &str) -> Event {
+        self.event(server, Verdict { outcome: Outcome::Intent, reason: None, message: None })
+    }
+}
+
+/// Gets the event of a message recorded exactly once: with its outcome, or as cancelled when it is dropped.
+pub(super) struct Recorder {
+    core: Arc<Core>,
+    call: Option<Arc<Call>>,
+}
+
+impl Recorder {
+    /// Takes charge of the event.
+    pub(super) fn new(core: Arc<Core>, call: Arc<Call>) -> Self {
+        Self { core, call: Some(call) }
+    }
+
+    /// Records the outcome and lets the answer go. What nobody could record is not answered, unless its intent is on
+    /// record: then it has happened, and the caller should know.
+    pub(super) async fn finish(mut self, verdict: Verdict, id: Option<&RawValue>, answer: Answer) -> Answer {
+        let Some(call) = self.call.take() else { return answer };
+        let span = tracing::Span::current();
+        span.record("result", verdict.as_str());
+        if let Some(tool) = &call.draft().tool {
+            span.record("tool", tool.as_str());
+        }
+        let intended = call.draft().intended;
+        let (core, event) = (self.core.clone(), call.event(&self.core.server, verdict));
+        // Recorded by a task of its own, so that a client who hangs up now neither loses nor doubles it.
+        let recorded = self.core.recording.spawn(async move { core.audit.record(event).await }).await;
+        if matches!(recorded, Ok(Ok(()))) || intended {
+            return answer;
+        }
+        tracing::error!("an outcome could not be recorded");
+        let text = "the request could not be recorded in the audit";
+        Answer::error(StatusCode::SERVICE_UNAVAILABLE, error::answer(id, error::INTERNAL_ERROR, text))
+    }
+}
+
+impl Drop for Recorder {
+    fn drop(&mut self) {
+        let Some(call) = self.call.take() else { return };
+        let (core, event) = (self.core.clone(), call.event(&self.core.server, Verdict::cancelled()));
+        self.core.recording.spawn(async move {
+            if core.audit.record(event).await.is_err() {
+                tracing::error!("a cancelled request could not be recorded");
+            }
+        });
+    }
+}
+
+/// A new id for the events of one request.
+pub(super) fn request_id() -> String {
+    let mut random = [0; 16];
+    aws_lc_rs::rand::fill(&mut random).expect("the system has randomness");
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let milliseconds = u64::try_from(since.as_millis()).unwrap_or(u64::MAX);
+    Ulid::from_parts(milliseconds, u128::from_be_bytes(random)).to_string()
+}

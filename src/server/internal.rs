@@ -1,0 +1,89 @@
+//! The internal port: the operator may list, the replicas of this server pass messages on, nobody else gets in.
+
+use std::sync::Arc;
+
+use axum::body::Body;
+use http::{Method, Request, Response, StatusCode};
+use hyper::body::Incoming;
+use jiff::Timestamp;
+
+use super::listener::Connection;
+use super::peers::{Described, MESSAGES};
+use super::request::{Caller, Channel};
+use super::sse::{self, Delivery, caller_of};
+use super::tls::Peer;
+use super::transport::{Endpoint, receive, respond, text};
+use crate::authn::{self, Identity};
+
+/// Path of the operator's handshake.
+const MCP: &str = "/mcp";
+
+/// Answers a request of a peer.
+pub(super) async fn answer(
+    endpoint: Arc<Endpoint>,
+    connection: Connection,
+    request: Request<Incoming>,
+) -> Response<Body> {
+    if request.method() != Method::POST {
+        return text(StatusCode::METHOD_NOT_ALLOWED, "method not allowed");
+    }
+    match (connection.peer, request.uri().path()) {
+        (Peer::Operator, MCP) => operator(&endpoint, connection, request).await,
+        (Peer::Replica, MESSAGES) => passed_on(&endpoint, request).await,
+        (_, MCP | MESSAGES) => text(StatusCode::FORBIDDEN, "forbidden"),
+        _ => text(StatusCode::NOT_FOUND, "not found"),
+    }
+}
+
+/// The operator's handshake: an identity that may list and nothing else.
+async fn operator(endpoint: &Endpoint, connection: Connection, request: Request<Incoming>) -> Response<Body> {
+    let caller = Caller {
+        identity: Identity {
+            method: authn::Method::Operator,
+            subject: "operator".to_owned(),
+            credential_id: "operator".to_owned(),
+        },
+        roles: Arc::default(),
+        snapshot: endpoint.driver.core.policy.load(),
+        client_ip: connection.address.ip(),
+    };
+    match receive(request).await {
+        Ok((headers, body)) => {
+            respond(endpoint.driver.message(caller, Channel::StreamableHttp, headers, body).await)
+        }
+        Err(unreadable) => text(StatusCode::BAD_REQUEST, &unreadable.to_string()),
+    }
+}
+
+/// A message that another replica took in for a stream that lives here.
+async fn passed_on(endpoint: &Endpoint, request: Request<Incoming>) -> Response<Body> {
+    let (parts, body) = request.into_parts();
+    let mut request = Request::new(body);
+    request
+        .headers_mut()
+        .insert(http::header::CONTENT_TYPE, http::HeaderValue::from_static("application/json"));
+    let Some(described) = Described::read(&parts.headers) else {
+        return text(StatusCode::BAD_REQUEST, "the caller is not described");
+    };
+    let Ok((_, body)) = receive(request).await else {
+        return text(StatusCode::BAD_REQUEST, "the message did not come in whole");
+    };
+    let snapshot = endpoint.driver.core.policy.load();
+    let caller = caller_of(&snapshot, described.credential_id, described.subject, Timestamp::now());
+    let Some(roles) = caller else { return sse::response(Delivery::Gone) };
+    let identity = Identity {
+        method: authn::Method::ApiKey,
+        subject: described.subject.to_owned(),
+        credential_id: described.credential_id.to_owned(),
+    };
+    let caller = Caller { identity, roles, snapshot, client_ip: described.client_ip };
+    let id = endpoint.sessions.read(described.session).filter(|id| endpoint.sessions.is_here(id));
+    match id.filter(|id| id.belongs_to(&caller.identity)) {
+        Some(id) => {
+            let owner = caller.clone();
+            let delivery = endpoint.sessions.deliver(&endpoint.driver, &id, caller, body);
+            endpoint.delivered(&owner, delivery).await
+        }
+        None => endpoint.delivered(&caller, Delivery::Gone).await,
+    }
+}

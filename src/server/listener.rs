@@ -1,0 +1,168 @@
+//! The accept loop: a bounded number of connections, each with TLS before anything else and a time for everything.
+//!
+//! When told to stop it takes no more connections, lets the open ones finish what they are at, and cuts them off when
+//! their time is over. Every connection's task is joined.
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::Body;
+use futures::future::BoxFuture;
+use http::{Request, Response};
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use rustls::ServerConfig;
+use rustls::pki_types::CertificateDer;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, warn};
+
+use super::tls::Peer;
+
+const HANDSHAKE: Duration = Duration::from_secs(10);
+const HEADERS: Duration = Duration::from_secs(10);
+const KEEP_ALIVE: Duration = Duration::from_secs(30);
+/// Requests at a time on one connection of HTTP/2.
+const STREAMS: u32 = 128;
+
+/// Where a request came in.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Connection {
+    /// Address of the other end.
+    pub(super) address: SocketAddr,
+    /// Who it is, as far as its certificate says.
+    pub(super) peer: Peer,
+}
+
+/// Answers requests.
+pub(super) type Answering =
+    Arc<dyn Fn(Connection, Request<Incoming>) -> BoxFuture<'static, Response<Body>> + Send + Sync>;
+
+/// One listener.
+pub(super) struct Listener {
+    /// The socket.
+    pub(super) socket: TcpListener,
+    /// TLS of the next handshake.
+    pub(super) tls: Box<dyn Fn() -> Arc<ServerConfig> + Send + Sync>,
+    /// Knows the peer by its certificate; none: the connection is closed.
+    pub(super) identify: Arc<dyn Fn(Option<&CertificateDer<'_>>) -> Option<Peer> + Send + Sync>,
+    /// Answers its requests.
+    pub(super) answering: Answering,
+    /// Most connections at a time.
+    pub(super) connections: usize,
+    /// Time to finish in after the end was announced.
+    pub(super) drain: Duration,
+}
+
+impl Listener {
+    /// Serves until told to stop, and then until the last connection has ended.
+    pub(super) async fn run(self, stop: CancellationToken) {
+        let places = Arc::new(Semaphore::new(self.connections));
+        let mut open = JoinSet::new();
+        loop {
+            let accepted = tokio::select! {
+                () = stop.cancelled() => break,
+                Some(_) = open.join_next() => continue,
+                accepted = self.socket.accept() => accepted,
+            };
+            let (stream, address) = match accepted {
+                Ok(accepted) => accepted,
+                Err(error) => {
+                    warn!(%error, "connection not accepted");
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                    continue;
+                }
+            };
+            let Ok(place) = places.clone().try_acquire_owned() else {
+                debug!(%address, "connection refused: there are too many");
+                continue;
+            };
+            let (tls, identify) = ((self.tls)(), self.identify.clone());
+            let (answering, stop) = (self.answering.clone(), stop.clone());
+            open.spawn(async move {
+                let _place = place;
+                if let Some((stream, connection)) = shake_hands(stream, address, tls, &*identify).await {
+                    serve(stream, connection, answering, stop).await;
+                }
+            });
+        }
+        drop(self.socket);
+        let end = tokio::time::sleep(self.drain);
+        let mut end = pin!(end);
+        loop {
+            tokio::select! {
+                () = &mut end => break,
+                ended = open.join_next() => if ended.is_none() { break },
+            }
+        }
+        open.shutdown().await;
+    }
+}
+
+async fn shake_hands(
+    stream: TcpStream,
+    address: SocketAddr,
+    tls: Arc<ServerConfig>,
+    identify: &(dyn Fn(Option<&CertificateDer<'_>>) -> Option<Peer> + Send + Sync),
+) -> Option<(TlsStream<TcpStream>, Connection)> {
+    if let Err(error) = stream.set_nodelay(true) {
+        debug!(%address, %error, "TCP_NODELAY not set");
+    }
+    let stream = match tokio::time::timeout(HANDSHAKE, TlsAcceptor::from(tls).accept(stream)).await {
+        Ok(Ok(stream)) => stream,
+        Ok(Err(error)) => {
+            debug!(%address, %error, "TLS handshake failed");
+            return None;
+        }
+        Err(_) => {
+            debug!(%address, "TLS handshake took too long");
+            return None;
+        }
+    };
+    let certificate = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
+    let Some(peer) = identify(certificate) else {
+        warn!(%address, "connection refused: its certificate is neither the operator's nor of this server");
+        return None;
+    };
+    Some((stream, Connection { address, peer }))
+}
+
+async fn serve(
+    stream: TlsStream<TcpStream>,
+    connection: Connection,
+    answering: Answering,
+    stop: CancellationToken,
+) {
+    let service = service_fn(move |request| {
+        let answer = answering(connection, request);
+        async move { Ok::<_, Infallible>(answer.await) }
+    });
+    let mut builder = auto::Builder::new(TokioExecutor::new());
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADERS);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(STREAMS)
+        .keep_alive_interval(KEEP_ALIVE)
+        .keep_alive_timeout(HANDSHAKE);
+    let mut serving = pin!(builder.serve_connection(TokioIo::new(stream), service));
+    let ended = tokio::select! {
+        ended = serving.as_mut() => ended,
+        () = stop.cancelled() => {
+            serving.as_mut().graceful_shutdown();
+            serving.await
+        }
+    };
+    if let Err(error) = ended {
+        debug!(address = %connection.address, %error, "connection ended");
+    }
+}

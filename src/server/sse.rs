@@ -1,0 +1,274 @@
+//! The HTTP+SSE transport of 2024-11-05: a stream for the answers, and a path to which messages are posted.
+//!
+//! Streams live here, bounded in number and in what waits for a slow reader. A message goes through the same driver as
+//! any other, judged by the credential of its own request. A stream ends with its key, with the transport, and on drain.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use axum::body::Body;
+use bytes::Bytes;
+use futures::{Stream, StreamExt};
+use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
+use jiff::Timestamp;
+use tokio::sync::{Semaphore, mpsc};
+use tokio_util::sync::{CancellationToken, DropGuard};
+use tokio_util::task::TaskTracker;
+use tracing::Instrument;
+
+use super::request::{Caller, Channel, Driver};
+use super::sealed::{Sealer, SessionId};
+use crate::authz::Role;
+use crate::index::{Policy, Snapshot};
+use crate::mcp::Envelope;
+use crate::metrics::Metrics;
+
+/// Most streams of one credential, and of all, on this replica.
+const PER_CREDENTIAL: usize = 256;
+const OVERALL: usize = 1024;
+/// Messages of one stream that are being worked on at a time.
+const IN_FLIGHT: usize = 16;
+/// Answers that may wait for the reader.
+const QUEUE: usize = 16;
+/// Time in which a reader must make room.
+const PATIENCE: Duration = Duration::from_secs(10);
+const KEEP_ALIVE: Duration = Duration::from_secs(15);
+/// Longest time between the end of a key and the end of its streams.
+const SWEEP: Duration = Duration::from_secs(1);
+
+/// The streams of this replica.
+pub(super) struct Sessions {
+    own_ip: IpAddr,
+    sealer: Arc<Sealer>,
+    open: Mutex<HashMap<u64, Arc<Session>>>,
+    metrics: Arc<Metrics>,
+    /// Messages that are being worked on.
+    work: TaskTracker,
+    stop: CancellationToken,
+}
+
+struct Session {
+    id: SessionId,
+    answers: mpsc::Sender<Bytes>,
+    places: Arc<Semaphore>,
+    /// What can be cancelled, by the id of its request.
+    running: Mutex<HashMap<String, CancellationToken>>,
+    stop: CancellationToken,
+}
+
+/// What became of a posted message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Delivery {
+    /// It is being worked on; the answer comes in the stream.
+    Accepted,
+    /// Too many messages of this stream are being worked on.
+    Busy,
+    /// There is no such stream.
+    Gone,
+}
+
+/// There are too many streams already.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct TooMany;
+
+impl Sessions {
+    /// No streams yet.
+    pub(super) fn new(own_ip: IpAddr, sealer: Arc<Sealer>, metrics: Arc<Metrics>) -> Arc<Self> {
+        let (work, stop) = (TaskTracker::new(), CancellationToken::new());
+        Arc::new(Self { own_ip, sealer, open: Mutex::default(), metrics, work, stop })
+    }
+
+    /// Opens a stream for the caller, who is told to post to this path.
+    pub(super) fn open(self: &Arc<Self>, caller: &Caller, messages: &str) -> Result<Response<Body>, TooMany> {
+        let (answers, waiting) = mpsc::channel(QUEUE);
+        let stop = self.stop.child_token();
+        let mut number = [0; 8];
+        aws_lc_rs::rand::fill(&mut number).expect("the system has randomness");
+        let id = SessionId {
+            pod_ip: self.own_ip,
+            number: u64::from_le_bytes(number),
+            credential_id: caller.identity.credential_id.clone(),
+            subject: caller.identity.subject.clone(),
+        };
+        {
+            let mut open = self.streams();
+            let same = open.values().filter(|other| other.id.credential_id == id.credential_id).count();
+            if same >= PER_CREDENTIAL || open.len() >= OVERALL {
+                return Err(TooMany);
+            }
+            let session = Session {
+                id: id.clone(),
+                answers,
+                places: Arc::new(Semaphore::new(IN_FLIGHT)),
+                running: Mutex::default(),
+                stop: stop.clone(),
+            };
+            open.insert(id.number, Arc::new(session));
+            self.metrics.sse_sessions.set(i64::try_from(open.len()).unwrap_or(i64::MAX));
+        }
+        let text = self.sealer.seal(&id, Instant::now());
+        let first = format!("event: endpoint\ndata: {messages}?sessionId={text}\n\n");
+        let guard = Guard { sessions: self.clone(), number: id.number, _stop: stop.clone().drop_guard() };
+        let body = Body::from_stream(events(first.into(), waiting, stop, guard));
+        let mut response = Response::new(body);
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
+        headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
+        Ok(response)
+    }
+
+    /// Reads a session id, if it is one of this server's.
+    pub(super) fn read(&self, text: &str) -> Option<SessionId> {
+        self.sealer.open(text)
+    }
+
+    /// Whether the stream lives on this replica.
+    pub(super) fn is_here(&self, id: &SessionId) -> bool {
+        id.pod_ip == self.own_ip
+    }
+
+    /// Works on a message; the answer goes into the stream. The caller is known to be the stream's owner.
+    pub(super) fn deliver(
+        self: &Arc<Self>,
+        driver: &Driver,
+        id: &SessionId,
+        caller: Caller,
+        body: Bytes,
+    ) -> Delivery {
+        let Some(session) = self.streams().get(&id.number).filter(|session| session.id == *id).cloned()
+        else {
+            return Delivery::Gone;
+        };
+        let Ok(place) = session.places.clone().try_acquire_owned() else { return Delivery::Busy };
+        let running = session.begin(&body);
+        let driver = driver.clone();
+        let work = async move {
+            let message = driver.message(caller, Channel::Sse, HeaderMap::new(), body);
+            let token = running.as_ref().map_or(&session.stop, |(_, token)| token);
+            let answer = token.run_until_cancelled(message).await;
+            if let Some((id, _)) = &running {
+                session.running().remove(id);
+            }
+            if let Some(answer) = answer.filter(|answer| !answer.body.is_empty()) {
+                session.send(&answer.body).await;
+            }
+            drop(place);
+        };
+        self.work.spawn(work.in_current_span());
+        Delivery::Accepted
+    }
+
+    /// Ends streams whose key has ended, until told to stop; then ends all of them.
+    pub(super) async fn sweep(&self, policy: Policy, stop: CancellationToken) {
+        let mut changes = policy.changes();
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => break,
+                _ = changes.changed() => {}
+                () = tokio::time::sleep(SWEEP) => {}
+            }
+            let (snapshot, now) = (policy.load(), Timestamp::now());
+            self.streams().values().filter(|session| !session.may_live(&snapshot, now)).for_each(|session| {
+                tracing::info!(user = session.id.subject, "stream ended with its key");
+                session.stop.cancel();
+            });
+        }
+        self.stop.cancel();
+        self.work.close();
+        self.work.wait().await;
+    }
+
+    fn streams(&self) -> MutexGuard<'_, HashMap<u64, Arc<Session>>> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Session {
+    /// Notes a request that can be cancelled, or cancels the one that a notification names.
+    fn begin(&self, body: &[u8]) -> Option<(String, CancellationToken)> {
+        let envelope = Envelope::parse(body).ok()?;
+        if envelope.method == "notifications/cancelled" {
+            let token = envelope.cancels.and_then(|id| self.running().remove(id.get()));
+            token.iter().for_each(CancellationToken::cancel);
+        }
+        let (id, token) = (envelope.id?.get().to_owned(), self.stop.child_token());
+        self.running().insert(id.clone(), token.clone());
+        Some((id, token))
+    }
+
+    /// Puts an answer into the stream. A reader that does not make room in time loses the stream.
+    async fn send(&self, json: &[u8]) {
+        let frame = [b"event: message\ndata: ", json, b"\n\n"].concat();
+        let sent = tokio::time::timeout(PATIENCE, self.answers.send(frame.into())).await;
+        if sent.is_err() {
+            tracing::info!(user = self.id.subject, "stream ended: its reader is too slow");
+            self.stop.cancel();
+        }
+    }
+
+    fn may_live(&self, snapshot: &Snapshot, now: Timestamp) -> bool {
+        let enabled = snapshot.server.as_ref().is_some_and(|server| server.spec.transports.sse.enabled);
+        enabled && caller_of(snapshot, &self.id.credential_id, &self.id.subject, now).is_some()
+    }
+
+    fn running(&self) -> MutexGuard<'_, HashMap<String, CancellationToken>> {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The roles of a subject, if the credential still opens this server for it.
+pub(super) fn caller_of(
+    snapshot: &Snapshot,
+    credential_id: &str,
+    subject: &str,
+    now: Timestamp,
+) -> Option<Arc<[Arc<Role>]>> {
+    let key = snapshot.keys.get(credential_id)?;
+    (key.record.identity == subject && key.record.usable(now).is_ok()).then(|| key.roles.clone())
+}
+
+/// Takes the stream off the list when its reader leaves or it ends.
+struct Guard {
+    sessions: Arc<Sessions>,
+    number: u64,
+    _stop: DropGuard,
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        let mut open = self.sessions.streams();
+        open.remove(&self.number);
+        self.sessions.metrics.sse_sessions.set(i64::try_from(open.len()).unwrap_or(i64::MAX));
+    }
+}
+
+/// The events of a stream: the endpoint, then answers, and comments where there is nothing to say.
+fn events(
+    first: Bytes,
+    waiting: mpsc::Receiver<Bytes>,
+    stop: CancellationToken,
+    guard: Guard,
+) -> impl Stream<Item = Result<Bytes, std::convert::Infallible>> {
+    let rest = futures::stream::unfold((waiting, stop, guard), |(mut waiting, stop, guard)| async move {
+        let event = tokio::select! {
+            biased;
+            () = stop.cancelled() => None,
+            answer = waiting.recv() => answer,
+            () = tokio::time::sleep(KEEP_ALIVE) => Some(Bytes::from_static(b": keep-alive\n\n")),
+        };
+        Some((event?, (waiting, stop, guard)))
+    });
+    futures::stream::iter([first]).chain(rest).map(Ok)
+}
+
+/// The answer to a posted message.
+pub(super) fn response(delivery: Delivery) -> Response<Body> {
+    let (status, text) = match delivery {
+        Delivery::Accepted => (StatusCode::ACCEPTED, "Accepted"),
+        Delivery::Busy => (StatusCode::SERVICE_UNAVAILABLE, "too many messages at a time"),
+        Delivery::Gone => (StatusCode::NOT_FOUND, "no such session"),
+    };
+    super::transport::text(status, text)
+}

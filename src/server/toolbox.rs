@@ -1,0 +1,102 @@
+//! The tools as clients see them: which ones a server offers, which of those a caller may see, and their descriptions.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use rmcp::model::{Tool as Description, ToolAnnotations};
+
+use crate::api::ToolsSpec;
+use crate::authn::Method;
+use crate::authz::role::wildcard;
+use crate::authz::{Class, Target, authorize};
+use crate::index::Snapshot;
+use crate::tools::Tool;
+
+use super::request::Caller;
+
+/// Every tool there is, found by name or alias, in the order of the names.
+pub(super) struct Toolbox {
+    tools: Vec<(&'static Tool, Description)>,
+    by_name: HashMap<&'static str, usize>,
+    lists: Mutex<Lists>,
+}
+
+/// Lists that were made for one snapshot, by credential.
+#[derive(Default)]
+struct Lists {
+    snapshot: Arc<Snapshot>,
+    made: HashMap<String, Arc<[Description]>>,
+}
+
+impl Toolbox {
+    /// Describes the tools once.
+    pub(super) fn new(tools: &'static [Tool]) -> Self {
+        let mut tools: Vec<_> = tools.iter().map(|tool| (tool, describe(tool))).collect();
+        tools.sort_by_key(|(tool, _)| tool.name);
+        let numbered = tools.iter().enumerate();
+        let by_name = numbered
+            .flat_map(|(i, (tool, _))| {
+                tool.aliases.iter().copied().chain([tool.name]).map(move |name| (name, i))
+            })
+            .collect();
+        Self { tools, by_name, lists: Mutex::default() }
+    }
+
+    /// The tool with this name or alias, whoever asks.
+    pub(super) fn describe(&self, name: &str) -> Option<&Description> {
+        self.by_name.get(name).map(|i| &self.tools[*i].1)
+    }
+
+    /// The tool with this name or alias, if the server offers it and the caller may use it somewhere.
+    pub(super) fn find(&self, name: &str, caller: &Caller) -> Option<&'static Tool> {
+        let tool = self.by_name.get(name).map(|i| self.tools[*i].0)?;
+        let callable = caller.identity.method != Method::Operator;
+        (callable && shows(tool, caller)).then_some(tool)
+    }
+
+    /// The tools that the caller sees, by name.
+    pub(super) fn list(&self, caller: &Caller) -> Arc<[Description]> {
+        let mut lists = self.lists.lock().unwrap_or_else(PoisonError::into_inner);
+        if !Arc::ptr_eq(&lists.snapshot, &caller.snapshot) {
+            *lists = Lists { snapshot: caller.snapshot.clone(), made: HashMap::new() };
+        }
+        if let Some(made) = lists.made.get(&caller.identity.credential_id) {
+            return made.clone();
+        }
+        let shown = self.tools.iter().filter(|(tool, _)| shows(tool, caller));
+        let made: Arc<[Description]> = shown.map(|(_, description)| description.clone()).collect();
+        lists.made.insert(caller.identity.credential_id.clone(), made.clone());
+        made
+    }
+}
+
+/// Whether the server offers the tool and the caller may use it somewhere. The operator sees what is offered.
+fn shows(tool: &Tool, caller: &Caller) -> bool {
+    let offered = caller.snapshot.server.as_ref().is_some_and(|server| offers(&server.spec.tools, tool));
+    let allowed = || match caller.identity.method {
+        Method::Operator => true,
+        Method::ApiKey => authorize(&caller.roles, tool.permission, Target::Anywhere).is_ok(),
+    };
+    offered && allowed()
+}
+
+/// Whether the spec of a server lets the tool in at all.
+fn offers(spec: &ToolsSpec, tool: &Tool) -> bool {
+    let named = |patterns: &[String]| patterns.iter().any(|pattern| wildcard(pattern, tool.name));
+    (spec.allow.is_empty() || named(&spec.allow))
+        && !named(&spec.deny)
+        && (!spec.read_only || tool.permission.class().is_read_only())
+}
+
+fn describe(tool: &Tool) -> Description {
+    let class = tool.permission.class();
+    let annotations = ToolAnnotations::with_title(tool.title)
+        .read_only(class.is_read_only())
+        .destructive(class == Class::Destructive)
+        .idempotent(tool.idempotent)
+        .open_world(false);
+    Description::new(tool.name, tool.description, Arc::new((tool.input_schema)()))
+        .with_title(tool.title)
+        .with_raw_output_schema(Arc::new((tool.output_schema)()))
+        .with_annotations(annotations)
+}

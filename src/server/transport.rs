@@ -1,0 +1,308 @@
+//! What is done to every request before anybody knows that it is MCP: Host, Origin, path, size and time.
+//!
+//! Paths come from the live `McpServer`. Credentials are proved before a body is read.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::Body;
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use hyper::body::Incoming;
+
+use super::hosts::{Foreign, OwnHosts};
+use super::listener::Connection;
+use super::peers::Peers;
+use super::request::{Answer, Caller, Channel, Driver};
+use super::sse::{self, Delivery, Sessions};
+use crate::api::TransportsSpec;
+use crate::audit::{Event, Kind, Outcome};
+use crate::mcp::{Envelope, error};
+
+/// Most bytes of one message.
+pub(super) const BODY_LIMIT: usize = 4 << 20;
+/// Time in which a message must have come in.
+const BODY_TIME: Duration = Duration::from_secs(15);
+/// Time in which a request must be answered. Tools end earlier by themselves.
+const REQUEST_TIME: Duration = Duration::from_secs(60);
+
+/// The endpoint for clients.
+pub(super) struct Endpoint {
+    /// Drives messages.
+    pub(super) driver: Driver,
+    /// The SSE streams of this replica.
+    pub(super) sessions: Arc<Sessions>,
+    /// The other replicas, if there can be any.
+    pub(super) peers: Option<Arc<Peers>>,
+    /// Names of this endpoint.
+    pub(super) hosts: OwnHosts,
+}
+
+/// What a path stands for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Route {
+    Mcp,
+    Stream,
+    Messages,
+}
+
+fn route(transports: &TransportsSpec, path: &str) -> Option<Route> {
+    let sse = &transports.sse;
+    if path == transports.streamable_http.path {
+        Some(Route::Mcp)
+    } else if sse.enabled && (path == sse.path || sse.aliases.iter().any(|alias| alias == path)) {
+        Some(Route::Stream)
+    } else if sse.enabled && path == sse.messages_path {
+        Some(Route::Messages)
+    } else {
+        None
+    }
+}
+
+impl Endpoint {
+    /// Answers a request of a client.
+    pub(super) async fn answer(
+        self: Arc<Self>,
+        connection: Connection,
+        request: Request<Incoming>,
+    ) -> Response<Body> {
+        let snapshot = self.driver.core.policy.load();
+        let Some(server) = &snapshot.server else {
+            return text(StatusCode::SERVICE_UNAVAILABLE, "not ready");
+        };
+        let origin = match self.hosts.check(request.uri(), request.headers(), &server.spec) {
+            Ok(origin) => origin.and_then(|origin| HeaderValue::from_str(origin).ok()),
+            Err(foreign) => return self.refuse_foreign(foreign, connection).await,
+        };
+        let Some(route) = route(&server.spec.transports, request.uri().path()) else {
+            return text(StatusCode::NOT_FOUND, "not found");
+        };
+        let messages = &server.spec.transports.sse.messages_path;
+        let answering = self.routed(route, messages, connection, request);
+        let answered = tokio::time::timeout(REQUEST_TIME, answering).await;
+        let mut response = answered.unwrap_or_else(|_| text(StatusCode::GATEWAY_TIMEOUT, "took too long"));
+        let headers = response.headers_mut();
+        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+        if let Some(origin) = origin {
+            headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
+            headers.insert(header::VARY, HeaderValue::from_static("Origin"));
+        }
+        response
+    }
+
+    async fn routed(
+        &self,
+        route: Route,
+        messages: &str,
+        connection: Connection,
+        mut request: Request<Incoming>,
+    ) -> Response<Body> {
+        let method = if route == Route::Stream { Method::GET } else { Method::POST };
+        if request.method() == Method::OPTIONS && request.headers().contains_key(header::ORIGIN) {
+            return preflight();
+        }
+        if *request.method() != method {
+            let mut response = text(StatusCode::METHOD_NOT_ALLOWED, "method not allowed");
+            let allow = if method == Method::GET { "GET" } else { "POST" };
+            response.headers_mut().insert(header::ALLOW, HeaderValue::from_static(allow));
+            return response;
+        }
+        let client_ip = connection.address.ip();
+        let Ok(caller) = self.driver.authenticate(request.headers_mut(), client_ip).await else {
+            return unauthorized();
+        };
+        match route {
+            Route::Mcp => {
+                let (headers, body) = match receive(request).await {
+                    Ok(received) => received,
+                    Err(refusal) => return self.refuse_body(caller, Channel::StreamableHttp, refusal).await,
+                };
+                respond(self.driver.message(caller, Channel::StreamableHttp, headers, body).await)
+            }
+            Route::Stream => self.open_stream(&caller, messages).await,
+            Route::Messages => {
+                let query = request.uri().query().unwrap_or_default();
+                let session = query.split('&').find_map(|pair| pair.strip_prefix("sessionId="));
+                let session = session.unwrap_or_default().to_owned();
+                match receive(request).await {
+                    Ok((_, body)) => self.posted(caller, &session, body).await,
+                    Err(refusal) => self.refuse_body(caller, Channel::Sse, refusal).await,
+                }
+            }
+        }
+    }
+
+    async fn open_stream(&self, caller: &Caller, messages: &str) -> Response<Body> {
+        let opened = self.sessions.open(caller, messages);
+        let (result, reason) = match &opened {
+            Ok(_) => (Outcome::Success, "opened"),
+            Err(sse::TooMany) => (Outcome::Denied, "too_many_sessions"),
+        };
+        let recorded = self.driver.core.record(self.event_of(caller, "sse/open", result, reason)).await;
+        match opened {
+            Ok(response) if recorded => response,
+            Ok(_) => text(StatusCode::SERVICE_UNAVAILABLE, "the request could not be recorded in the audit"),
+            Err(sse::TooMany) => busy("too many sessions"),
+        }
+    }
+
+    /// A message for a stream, which may live on another replica.
+    async fn posted(&self, caller: Caller, session: &str, body: Bytes) -> Response<Body> {
+        let id = self.sessions.read(session);
+        let Some(id) = id.filter(|id| id.belongs_to(&caller.identity)) else {
+            let event = self.event_of(&caller, "sse/message", Outcome::Denied, "foreign_session");
+            self.driver.core.record(event).await;
+            return sse::response(Delivery::Gone);
+        };
+        if Envelope::parse(&body).is_err() {
+            return respond(self.driver.message(caller, Channel::Sse, HeaderMap::new(), body).await);
+        }
+        if self.sessions.is_here(&id) {
+            let identity = caller.clone();
+            let delivery = self.sessions.deliver(&self.driver, &id, caller, body);
+            return self.delivered(&identity, delivery).await;
+        }
+        let Some(peers) = &self.peers else { return sse::response(Delivery::Gone) };
+        match peers.forward(id.pod_ip, session, &caller, body).await {
+            Ok(StatusCode::ACCEPTED) => sse::response(Delivery::Accepted),
+            Ok(StatusCode::SERVICE_UNAVAILABLE) => sse::response(Delivery::Busy),
+            Ok(_) => sse::response(Delivery::Gone),
+            Err(error) => {
+                tracing::warn!(error = format!("{:#}", anyhow::Error::new(error)), "message not passed on");
+                self.delivered(&caller, Delivery::Gone).await
+            }
+        }
+    }
+
+    /// Records what was not taken on; what was taken on records itself.
+    pub(super) async fn delivered(&self, caller: &Caller, delivery: Delivery) -> Response<Body> {
+        let reason = match delivery {
+            Delivery::Accepted => return sse::response(delivery),
+            Delivery::Busy => "too_many_messages",
+            Delivery::Gone => "unknown_session",
+        };
+        let event = self.event_of(caller, "sse/message", Outcome::Failure, reason);
+        self.driver.core.record(event).await;
+        sse::response(delivery)
+    }
+
+    async fn refuse_foreign(&self, foreign: Foreign, connection: Connection) -> Response<Body> {
+        let client_ip = connection.address.ip();
+        let core = &self.driver.core;
+        core.record(core.event(Kind::Authorization, "connect", Outcome::Denied, foreign.reason(), client_ip))
+            .await;
+        text(StatusCode::FORBIDDEN, &foreign.to_string())
+    }
+
+    async fn refuse_body(&self, caller: Caller, channel: Channel, refusal: Unreadable) -> Response<Body> {
+        let (status, reason) = match refusal {
+            Unreadable::MediaType => (StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type"),
+            Unreadable::TooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "too_large"),
+            Unreadable::TooSlow => (StatusCode::REQUEST_TIMEOUT, "too_slow"),
+            Unreadable::Broken => (StatusCode::BAD_REQUEST, "broken_body"),
+        };
+        let mut event = self.event_of(&caller, "receive", Outcome::Failure, reason);
+        event.metadata.insert("transport".to_owned(), channel.as_str().to_owned());
+        self.driver.core.record(event).await;
+        let body = error::answer(None, error::INVALID_REQUEST, &format!("invalid request: {refusal}"));
+        respond(Answer::error(status, body))
+    }
+
+    /// An event of a caller that stands for no message.
+    fn event_of(&self, caller: &Caller, action: &str, result: Outcome, reason: &str) -> Event {
+        let kind = if result == Outcome::Denied { Kind::Authorization } else { Kind::McpRequest };
+        Event {
+            user: caller.identity.subject.clone(),
+            auth_type: caller.identity.method.as_str().to_owned(),
+            credential_id: Some(caller.identity.credential_id.clone()),
+            ..self.driver.core.event(kind, action, result, reason, caller.client_ip)
+        }
+    }
+}
+
+/// Why a message did not come in whole.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum Unreadable {
+    /// It says that it is not JSON.
+    #[error("Content-Type must be application/json")]
+    MediaType,
+    /// It is larger than a message may be.
+    #[error("the message has more than {BODY_LIMIT} bytes")]
+    TooLarge,
+    /// It did not come in time.
+    #[error("the message did not come in time")]
+    TooSlow,
+    /// The connection broke.
+    #[error("the message did not come in whole")]
+    Broken,
+}
+
+/// Reads the message of a request.
+pub(super) async fn receive(request: Request<Incoming>) -> Result<(HeaderMap, Bytes), Unreadable> {
+    let (parts, body) = request.into_parts();
+    let content_type = parts.headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
+    let essence = content_type.and_then(|value| value.split(';').next()).unwrap_or_default();
+    if !essence.trim().eq_ignore_ascii_case("application/json") {
+        return Err(Unreadable::MediaType);
+    }
+    let collected = tokio::time::timeout(BODY_TIME, Limited::new(body, BODY_LIMIT).collect()).await;
+    match collected {
+        Ok(Ok(body)) => Ok((parts.headers, body.to_bytes())),
+        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(Unreadable::TooLarge),
+        Ok(Err(_)) => Err(Unreadable::Broken),
+        Err(_) => Err(Unreadable::TooSlow),
+    }
+}
+
+/// An answer of the driver as a response.
+pub(super) fn respond(answer: Answer) -> Response<Body> {
+    let empty = answer.body.is_empty();
+    let mut response = Response::new(Body::from(answer.body));
+    *response.status_mut() = answer.status;
+    if !empty {
+        response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    }
+    response
+}
+
+/// A response in plain text.
+pub(super) fn text(status: StatusCode, text: &str) -> Response<Body> {
+    let mut response = Response::new(Body::from(text.to_owned()));
+    *response.status_mut() = status;
+    response
+        .headers_mut()
+        .insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    if status == StatusCode::SERVICE_UNAVAILABLE {
+        response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+    }
+    response
+}
+
+fn busy(message: &str) -> Response<Body> {
+    text(StatusCode::SERVICE_UNAVAILABLE, message)
+}
+
+/// The one answer to every credential that proves nothing.
+fn unauthorized() -> Response<Body> {
+    let mut response = Response::new(Body::from(r#"{"error":"unauthorized"}"#));
+    *response.status_mut() = StatusCode::UNAUTHORIZED;
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"portcullis\""));
+    response
+}
+
+/// Tells the browser of an allowed origin what its page may send.
+fn preflight() -> Response<Body> {
+    let mut response = Response::new(Body::empty());
+    *response.status_mut() = StatusCode::NO_CONTENT;
+    let headers = response.headers_mut();
+    headers.insert(header::ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static("GET, POST"));
+    let allowed =
+        "authorization, x-api-key, content-type, accept, mcp-protocol-version, mcp-method, mcp-name";
+    headers.insert(header::ACCESS_CONTROL_ALLOW_HEADERS, HeaderValue::from_static(allowed));
+    headers.insert(header::ACCESS_CONTROL_MAX_AGE, HeaderValue::from_static("600"));
+    response
+}
