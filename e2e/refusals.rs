@@ -39,7 +39,7 @@ async fn a_wrong_key_no_key_and_a_disabled_key_are_refused_and_recorded() {
         Client::PythonModern.tools(&endpoint, &endpoint.viewer).err()
     })
     .await;
-    let events = endpoint.audit(&["--event-type", "authentication"]);
+    let events = endpoint.audit(&["--type", "authentication"]);
     for reason in ["missing", "unknown_form", "disabled"] {
         assert!(
             events.iter().any(|event| event["reason"] == reason && event["result"] == "failure"),

@@ -1,22 +1,48 @@
 //! Command line of both halves: every flag and environment variable, typed. The only reader of the environment.
 
+use std::io;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{Args, CommandFactory, Parser, Subcommand};
+
+use crate::start;
+use crate::telemetry::{self, LogFormat};
 
 /// Safe access of AI agents to Kubernetes.
+///
+/// `portcullis operator` turns McpServers, McpRoles and McpApiKeys into running MCP endpoints; `portcullis serve` is
+/// such an endpoint.
 #[derive(Parser, Debug)]
-#[command(version, about)]
+#[command(version, about, after_help = EXAMPLES)]
 pub struct Cli {
     #[command(subcommand)]
     command: Command,
 }
 
+const EXAMPLES: &str = "\
+Examples:
+  portcullis serve --from ./policy                       an endpoint on this machine, with your kubeconfig
+  kubectl exec deploy/ops-mcp -- /portcullis audit query --status denied --since 1h
+  portcullis crds | kubectl apply -f -                   the kinds, without Helm
+  portcullis completions bash > /etc/bash_completion.d/portcullis";
+
 #[derive(Subcommand, Debug)]
 enum Command {
+    /// Runs the operator in a cluster. The chart starts it.
+    Operator(OperatorArguments),
+    /// Runs an MCP endpoint: for an McpServer of a cluster, or from a directory of YAML files.
+    Serve(ServeArguments),
+    /// Shows the audit record of a server, or checks that nobody changed it.
+    Audit(crate::audit_command::Audit),
     /// Prints the definitions of the kinds as YAML.
     Crds,
+    /// Prints the completions of a shell.
+    Completions {
+        /// The shell.
+        shell: clap_complete::Shell,
+    },
     /// Writes the files of the repository that are made from the code.
     #[command(hide = true)]
     Generate {
@@ -24,46 +50,140 @@ enum Command {
         #[arg(long)]
         out: PathBuf,
     },
-    /// Shows the audit record of a server, or checks that nobody changed it.
-    Audit(crate::audit_command::Audit),
 }
+
+/// How a process logs.
+#[derive(Args, Debug)]
+struct LogArguments {
+    /// How log lines look.
+    #[arg(long, value_enum, default_value_t, env = "PORTCULLIS_LOG_FORMAT")]
+    log_format: LogFormat,
+    /// What is logged, for example `info,portcullis=debug`.
+    #[arg(long, env = "RUST_LOG", value_name = "FILTER")]
+    log: Option<String>,
+}
+
+/// Flags of the operator.
+#[derive(Args, Debug)]
+pub(crate) struct OperatorArguments {
+    /// Namespace of the operator.
+    #[arg(long, env = "POD_NAMESPACE")]
+    pub(crate) namespace: String,
+    /// Name of this pod.
+    #[arg(long, env = "POD_NAME")]
+    pub(crate) pod_name: String,
+    /// ServiceAccount of the operator.
+    #[arg(long, env = "PORTCULLIS_SERVICE_ACCOUNT", default_value = "portcullis-operator")]
+    pub(crate) service_account: String,
+    /// Image of the servers.
+    #[arg(long, env = "PORTCULLIS_IMAGE")]
+    pub(crate) image: String,
+    /// When nodes pull that image.
+    #[arg(long, env = "PORTCULLIS_IMAGE_PULL_POLICY", default_value = "IfNotPresent",
+          value_parser = ["Always", "IfNotPresent", "Never"])]
+    pub(crate) image_pull_policy: String,
+    /// Where health and metrics are served.
+    #[arg(long, default_value = "[::]:9090")]
+    pub(crate) admin_listen: SocketAddr,
+    #[command(flatten)]
+    log: LogArguments,
+}
+
+/// Flags of an endpoint.
+#[derive(Args, Debug)]
+#[command(after_help = SERVE_EXAMPLES)]
+pub(crate) struct ServeArguments {
+    /// Serve what the YAML files of this directory say, instead of an McpServer of the cluster.
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["namespace", "server"])]
+    pub(crate) from: Option<PathBuf>,
+    /// Namespace of the McpServer.
+    #[arg(long, env = "PORTCULLIS_NAMESPACE", required_unless_present = "from")]
+    pub(crate) namespace: Option<String>,
+    /// Name of the McpServer.
+    #[arg(long, env = "PORTCULLIS_SERVER", required_unless_present = "from")]
+    pub(crate) server: Option<String>,
+    /// Namespace of the operator.
+    #[arg(long, env = "PORTCULLIS_OPERATOR_NAMESPACE", default_value = "portcullis-system")]
+    pub(crate) operator_namespace: String,
+    /// Address of this pod, by which other replicas reach it.
+    #[arg(long, env = "POD_IP", default_value = "127.0.0.1")]
+    pub(crate) pod_ip: std::net::IpAddr,
+    /// Name of this pod.
+    #[arg(long, env = "POD_NAME", default_value = "portcullis")]
+    pub(crate) pod_name: String,
+    /// Where MCP is served [default: [::]:8443, with --from 127.0.0.1:8443].
+    #[arg(long)]
+    pub(crate) listen: Option<SocketAddr>,
+    /// Where health and metrics are served [default: [::]:9090, with --from 127.0.0.1:9090].
+    #[arg(long)]
+    pub(crate) admin_listen: Option<SocketAddr>,
+    #[command(flatten)]
+    log: LogArguments,
+}
+
+const SERVE_EXAMPLES: &str = "\
+Examples:
+  portcullis serve --from ./policy
+  portcullis serve --from ./policy --listen 127.0.0.1:9443 --log debug";
 
 impl Cli {
     /// Runs the command and says how it went.
     pub fn run(self) -> ExitCode {
-        match self.command {
-            Command::Crds => {
-                for crd in crate::api::crds() {
-                    match serde_saphyr::to_string(&crd) {
-                        Ok(text) => println!("---\n{text}"),
-                        Err(error) => {
-                            eprintln!("error: {error}");
-                            return ExitCode::FAILURE;
-                        }
-                    }
-                }
-                ExitCode::SUCCESS
-            }
-            Command::Generate { out } => match crate::generate::generate(&out) {
-                Ok(written) => {
-                    println!("{} files written", written.len());
-                    ExitCode::SUCCESS
-                }
-                Err(error) => {
-                    eprintln!("error: {:#}", anyhow::Error::new(error));
-                    ExitCode::FAILURE
-                }
-            },
-            Command::Audit(audit) => {
-                let mut output = std::io::BufWriter::new(std::io::stdout().lock());
-                match audit.run(jiff::Timestamp::now(), &mut output) {
-                    Ok(()) => ExitCode::SUCCESS,
-                    Err(error) => {
-                        eprintln!("error: {error:#}");
-                        ExitCode::FAILURE
-                    }
-                }
+        match self.command.run() {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                eprintln!("error: {error:#}");
+                ExitCode::FAILURE
             }
         }
+    }
+}
+
+impl Command {
+    fn run(self) -> anyhow::Result<()> {
+        match self {
+            Command::Operator(arguments) => {
+                telemetry::init(arguments.log.log_format, arguments.log.log.as_deref())?;
+                start::operator(arguments)
+            }
+            Command::Serve(arguments) => {
+                telemetry::init(arguments.log.log_format, arguments.log.log.as_deref())?;
+                start::serve(arguments)
+            }
+            Command::Audit(audit) => {
+                audit.run(jiff::Timestamp::now(), &mut io::BufWriter::new(io::stdout().lock()))
+            }
+            Command::Crds => {
+                let text = serde_saphyr::to_string_multiple(&crate::api::crds())?;
+                Ok(io::Write::write_all(&mut io::stdout(), text.as_bytes())?)
+            }
+            Command::Completions { shell } => {
+                clap_complete::generate(shell, &mut Cli::command(), "portcullis", &mut io::stdout());
+                Ok(())
+            }
+            Command::Generate { out } => {
+                println!("{} files written", crate::generate::generate(&out)?.len());
+                Ok(())
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn an_endpoint_needs_a_server_or_a_directory() {
+        assert!(Cli::try_parse_from(["portcullis", "serve"]).is_err());
+        assert!(Cli::try_parse_from(["portcullis", "serve", "--from", "policy"]).is_ok());
+        assert!(
+            Cli::try_parse_from(["portcullis", "serve", "--namespace", "agents", "--server", "ops"]).is_ok()
+        );
     }
 }

@@ -30,5 +30,6 @@ mod mcp;
 mod metrics;
 mod pki;
 mod server;
+mod start;
 mod telemetry;
 mod tools;

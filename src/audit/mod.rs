@@ -10,7 +10,7 @@
 pub(crate) mod event;
 mod gather;
 mod log;
-mod notify;
+pub(crate) mod notify;
 mod query;
 mod redact;
 mod store;

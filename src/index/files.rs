@@ -285,7 +285,7 @@ fn decode<K: CustomResourceExt + DeserializeOwned>(document: Value) -> Result<K,
         return Err("metadata.name: is missing".to_owned());
     }
     schema::check(&K::crd(), &document)?;
-    serde_json::from_value(document).map_err(|error| error.to_string())
+    serde_path_to_error::deserialize(document).map_err(|error| format!("{}: {}", error.path(), error.inner()))
 }
 
 /// Objects by name, all of the server's namespace.
