@@ -17,6 +17,9 @@ use serde::de::DeserializeOwned;
 
 use crate::api::names;
 
+/// Looks at a child that others write at the same time, before it is left for later.
+const ATTEMPTS: usize = 3;
+
 /// What was written, and what the API server made of it.
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct Settled {
@@ -44,6 +47,14 @@ pub(crate) enum Error {
     /// The child is going away; its successor comes after it.
     #[error("{kind} {name:?} is being deleted")]
     AwaitDeletion {
+        /// Kind of the child.
+        kind: String,
+        /// Its name.
+        name: String,
+    },
+    /// The child changed each time it was looked at.
+    #[error("{kind} {name:?} is being changed by somebody else")]
+    Unsteady {
         /// Kind of the child.
         kind: String,
         /// Its name.
@@ -91,29 +102,35 @@ impl Applier {
     where
         K: Resource<DynamicType = ()> + Clone + Serialize + DeserializeOwned + Debug,
     {
-        let name = desired.name_any();
-        let live = match live {
-            Some(live) => live,
-            None => match api.create(&parameters(), desired).await {
-                Ok(created) => {
-                    tracing::info!(kind = %K::kind(&()), name, "Child created");
-                    self.remember(&created, desired);
-                    return Ok(created);
-                }
-                Err(kube::Error::Api(status)) if status.is_already_exists() => {
-                    api.get(&name).await.map_err(|e| Error::request::<K>("read", &name, e))?
-                }
-                Err(error) => return Err(Error::request::<K>("create", &name, error)),
-            },
-        };
-        match self.keep(api, live, desired).await {
-            // The watch was behind: what it had seen is no longer there, so look once more.
-            Err(Error::Request { source, .. }) if is_stale(&source) => {
-                let live = api.get(&name).await.map_err(|e| Error::request::<K>("read", &name, e))?;
-                self.keep(api, live, desired).await
+        let mut live = live;
+        for _ in 0..ATTEMPTS {
+            let result = match live.take() {
+                Some(live) => self.keep(api, live, desired).await,
+                None => self.create(api, desired).await,
+            };
+            match result {
+                // The watch was behind: what it had seen is not what is there, so look once more.
+                Err(Error::Request { source, .. }) if is_stale(&source) => {}
+                result => return result,
             }
-            result => result,
+            let name = desired.name_any();
+            live = api.get_opt(&name).await.map_err(|error| Error::request::<K>("read", &name, error))?;
         }
+        Err(Error::Unsteady { kind: K::kind(&()).into_owned(), name: desired.name_any() })
+    }
+
+    async fn create<K>(&self, api: &Api<K>, desired: &K) -> Result<K, Error>
+    where
+        K: Resource<DynamicType = ()> + Clone + Serialize + DeserializeOwned + Debug,
+    {
+        let name = desired.name_any();
+        let created = api
+            .create(&parameters(), desired)
+            .await
+            .map_err(|error| Error::request::<K>("create", &name, error))?;
+        tracing::info!(kind = %K::kind(&()), name, "Child created");
+        self.remember(&created, desired);
+        Ok(created)
     }
 
     async fn keep<K>(&self, api: &Api<K>, live: K, desired: &K) -> Result<K, Error>
@@ -180,15 +197,10 @@ impl Applier {
             Err(error) => Err(Error::request::<K>("delete", &name, error)),
         }
     }
-
-    /// Forgets everything; a process that starts to lead does not know what happened before.
-    pub(crate) fn forget(&self) {
-        self.settled.lock().expect("no holder panics").clear();
-    }
 }
 
 fn is_stale(error: &kube::Error) -> bool {
-    matches!(error, kube::Error::Api(status) if status.is_conflict() || status.is_not_found())
+    matches!(error, kube::Error::Api(status) if status.is_conflict() || status.is_not_found() || status.is_already_exists())
 }
 
 fn parameters() -> PostParams {
