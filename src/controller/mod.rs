@@ -13,7 +13,6 @@ mod namespaces;
 mod status;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use kube::runtime::events::{Recorder, Reporter};
@@ -50,7 +49,7 @@ pub(crate) struct OperatorConfig {
     /// `Always`, `IfNotPresent` or `Never`.
     pub(crate) image_pull_policy: String,
     /// Becomes true when this process, leading or not, has a copy of every kind.
-    pub(crate) ready: Arc<AtomicBool>,
+    pub(crate) ready: watch::Sender<bool>,
 }
 
 /// Why the operator ended although nobody told it to.
@@ -95,7 +94,7 @@ pub(crate) async fn run(
     let campaign = candidate.campaign(leading, stop.clone());
     let ready = async {
         cluster.wait_until_ready().await;
-        config.ready.store(true, Ordering::Release);
+        config.ready.send_replace(true);
         std::future::pending::<()>().await;
     };
     let lead = async {
@@ -125,7 +124,7 @@ pub(crate) async fn run(
         () = &mut campaign => return if stop.is_cancelled() { Ok(()) } else { Err(Error::Ended("the campaign")) },
         () = stop.cancelled() => Ok(()),
     };
-    config.ready.store(false, Ordering::Release);
+    config.ready.send_replace(false);
     // The controllers are gone by now; giving the Lease back lets the next process start at once.
     stop.cancel();
     campaign.await;
