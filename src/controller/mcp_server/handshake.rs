@@ -1,0 +1,337 @@
+//! An MCP handshake with a ready pod over the internal port, by mutual TLS: what the endpoint says of itself.
+//!
+//! It is made when a roll-out is complete, when the spec or the roles changed, and once more a little later, because
+//! a replica learns of a change by its own watch. It is not made on every pass.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use aws_lc_rs::digest;
+use bytes::Bytes;
+use http::Request;
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::client::conn::http1::SendRequest;
+use hyper_util::rt::TokioIo;
+use jiff::Timestamp;
+use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::core::v1::Pod;
+use kube::api::ListParams;
+use kube::{Api, ResourceExt};
+use rcgen::KeyPair;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use serde_json::{Value, json};
+use tokio::net::TcpStream;
+use tokio::time::Instant;
+use tokio_rustls::TlsConnector;
+use x509_parser::extensions::GeneralName;
+use x509_parser::prelude::{FromDer, X509Certificate};
+
+use crate::api::conditions::REASON_HANDSHAKE;
+use crate::api::{McpServer, ServerInfo, names};
+use crate::authz::Role;
+use crate::controller::engine::Transient;
+use crate::controller::{Context, PERIOD};
+use crate::pki::{Authority, Purpose};
+
+use super::validate::ValidatedServer;
+
+/// Revision of MCP that the operator speaks.
+const REVISION: &str = "2026-07-28";
+/// Most time that a handshake may take.
+const LIMIT: Duration = Duration::from_secs(5);
+/// Most bytes of an answer.
+const MAX_ANSWER: usize = 4 << 20;
+/// A change is looked at once more after this time.
+const AGAIN_AFTER: Duration = Duration::from_secs(10);
+/// Most pages of a list of tools.
+const MAX_PAGES: usize = 32;
+
+/// What was said in the last handshake of each server, by uid.
+#[derive(Default)]
+pub(in crate::controller) struct Handshakes {
+    done: Mutex<HashMap<String, Done>>,
+}
+
+#[derive(Clone)]
+struct Done {
+    /// Digest of what the answer depends on.
+    about: [u8; 32],
+    info: ServerInfo,
+    at: Instant,
+    is_confirmed: bool,
+}
+
+impl Handshakes {
+    /// Forgets a server that is gone.
+    pub(in crate::controller) fn forget(&self, server: &McpServer) {
+        self.lock().remove(&server.uid().unwrap_or_default());
+    }
+
+    /// When the server should be looked at again for its handshake's sake.
+    pub(in crate::controller) fn next_look(&self, server: &McpServer) -> Duration {
+        match self.lock().get(&server.uid().unwrap_or_default()) {
+            Some(done) if !done.is_confirmed => AGAIN_AFTER,
+            _ => PERIOD,
+        }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<String, Done>> {
+        self.done.lock().expect("no holder panics")
+    }
+}
+
+/// Why a handshake did not come to an end.
+#[derive(Debug, thiserror::Error)]
+enum Error {
+    #[error("failed to list the pods: {0}")]
+    ListPods(String),
+    #[error("no pod is ready")]
+    NoPod,
+    #[error("the authority is not loaded yet")]
+    NoAuthority,
+    #[error("failed to make a client certificate")]
+    Certificate,
+    #[error("failed to connect to {0}: {1}")]
+    Connect(SocketAddr, std::io::Error),
+    #[error("the peer at {0} is not a replica of this server")]
+    Peer(SocketAddr),
+    #[error("failed to call {0}: {1}")]
+    Call(&'static str, String),
+    #[error("took longer than {} s", LIMIT.as_secs())]
+    Late,
+}
+
+/// What the endpoint says of itself, asked only if something changed since it was asked last.
+///
+/// # Errors
+/// [`Transient`] with the reason `HandshakeFailing`.
+pub(super) async fn once(
+    context: &Context,
+    server: &ValidatedServer<'_>,
+    deployment: &Deployment,
+    roles: &[Role],
+) -> Result<ServerInfo, Transient> {
+    let about = about(server, deployment, roles);
+    let last = context.handshakes.lock().get(server.uid).cloned();
+    let last = last.filter(|done| done.about == about);
+    if let Some(done) = &last
+        && (done.is_confirmed || done.at.elapsed() < AGAIN_AFTER)
+    {
+        return Ok(done.info.clone());
+    }
+    let made = tokio::time::timeout(LIMIT, handshake(context, server)).await.unwrap_or(Err(Error::Late));
+    let info = made.map_err(|error| Transient {
+        reason: REASON_HANDSHAKE,
+        message: format!("MCP handshake with the endpoint: {error}"),
+    })?;
+    let done = Done { about, info: info.clone(), at: Instant::now(), is_confirmed: last.is_some() };
+    context.handshakes.lock().insert(server.uid.to_owned(), done);
+    Ok(info)
+}
+
+/// Digest of all that the answer may depend on.
+fn about(server: &ValidatedServer<'_>, deployment: &Deployment, roles: &[Role]) -> [u8; 32] {
+    let template = deployment.spec.as_ref().map(|spec| &spec.template);
+    let text = format!("{}\n{}\n{roles:?}", json!(template), json!(server.spec));
+    sha256(text.as_bytes())
+}
+
+fn sha256(bytes: &[u8]) -> [u8; 32] {
+    let mut array = [0; 32];
+    array.copy_from_slice(digest::digest(&digest::SHA256, bytes).as_ref());
+    array
+}
+
+async fn handshake(context: &Context, server: &ValidatedServer<'_>) -> Result<ServerInfo, Error> {
+    let address = ready_pod(context, server).await?;
+    let authority = context.authorities.internal().ok_or(Error::NoAuthority)?;
+    let tls = client_config(&authority).ok_or(Error::Certificate)?;
+    let mut endpoint = Endpoint::connect(address, server, tls).await?;
+    endpoint.ask().await
+}
+
+/// Address of the internal port of a pod that is ready.
+async fn ready_pod(context: &Context, server: &ValidatedServer<'_>) -> Result<SocketAddr, Error> {
+    let api = Api::<Pod>::namespaced(context.client.clone(), server.namespace);
+    let selector =
+        format!("app.kubernetes.io/name=portcullis-server,{}={}", names::SERVER_LABEL, server.name);
+    let pods = api
+        .list(&ListParams::default().labels(&selector))
+        .await
+        .map_err(|error| Error::ListPods(crate::k8s::apply::text(&error)))?;
+    pods.items.iter().find_map(address).ok_or(Error::NoPod)
+}
+
+fn address(pod: &Pod) -> Option<SocketAddr> {
+    let status = pod.status.as_ref()?;
+    let is_ready = status
+        .conditions
+        .iter()
+        .flatten()
+        .any(|condition| condition.type_ == "Ready" && condition.status == "True");
+    if !is_ready || pod.metadata.deletion_timestamp.is_some() {
+        return None;
+    }
+    let ip: IpAddr = status.pod_ip.as_deref()?.parse().ok()?;
+    Some(SocketAddr::new(ip, u16::try_from(names::INTERNAL_PORT).ok()?))
+}
+
+/// TLS with a leaf of the operator that is made for this connection alone.
+fn client_config(authority: &Authority) -> Option<Arc<rustls::ClientConfig>> {
+    let key = KeyPair::generate().ok()?;
+    let issued = authority.issue(&Purpose::Operator, &key, Timestamp::now()).ok()?;
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_slice(authority.certificate_pem().as_bytes()).ok()?).ok()?;
+    let chain = vec![CertificateDer::from_pem_slice(issued.certificate_pem.as_bytes()).ok()?];
+    let key = PrivateKeyDer::from_pem_slice(issued.key_pem.as_bytes()).ok()?;
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let config = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .ok()?
+        .with_root_certificates(roots)
+        .with_client_auth_cert(chain, key)
+        .ok()?;
+    Some(Arc::new(config))
+}
+
+/// A connection to a replica that has proved to be one of this server.
+struct Endpoint {
+    sender: SendRequest<Full<Bytes>>,
+    /// Ends the connection with this value: it is never left to itself.
+    connection: tokio::task::JoinHandle<()>,
+    host: String,
+    path: String,
+}
+
+impl Drop for Endpoint {
+    fn drop(&mut self) {
+        self.connection.abort();
+    }
+}
+
+impl Endpoint {
+    async fn connect(
+        address: SocketAddr,
+        server: &ValidatedServer<'_>,
+        tls: Arc<rustls::ClientConfig>,
+    ) -> Result<Self, Error> {
+        let failed = |error| Error::Connect(address, error);
+        let host = names::internal_host(server.namespace, server.name);
+        let name = ServerName::try_from(host.clone()).map_err(|_| Error::Peer(address))?;
+        let tcp = TcpStream::connect(address).await.map_err(failed)?;
+        tcp.set_nodelay(true).map_err(failed)?;
+        let stream = TlsConnector::from(tls).connect(name, tcp).await.map_err(failed)?;
+        let uri = names::internal_uri(server.namespace, server.name);
+        let leaf = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
+        if !leaf.is_some_and(|leaf| carries_uri(leaf, &uri)) {
+            return Err(Error::Peer(address));
+        }
+        let (sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+            .await
+            .map_err(|error| failed(std::io::Error::other(error)))?;
+        let connection = tokio::spawn(async move {
+            // The end of a connection shows itself in the request that used it.
+            let _ = connection.await;
+        });
+        Ok(Self { sender, connection, host, path: server.spec.transports.streamable_http.path.clone() })
+    }
+
+    async fn ask(&mut self) -> Result<ServerInfo, Error> {
+        let discovered = self.call("server/discover", json!({})).await?;
+        let mut tools = Vec::new();
+        let mut cursor = Value::Null;
+        for _ in 0..MAX_PAGES {
+            let params = if cursor.is_null() { json!({}) } else { json!({"cursor": cursor}) };
+            let mut page = self.call("tools/list", params).await?;
+            if let Value::Array(found) = page["tools"].take() {
+                tools.extend(found);
+            }
+            cursor = page["nextCursor"].take();
+            if cursor.is_null() {
+                break;
+            }
+        }
+        Ok(server_info(&discovered, &tools))
+    }
+
+    async fn call(&mut self, method: &'static str, mut params: Value) -> Result<Value, Error> {
+        let failed = |text: String| Error::Call(method, text);
+        params["_meta"] = json!({
+            "io.modelcontextprotocol/protocolVersion": REVISION,
+            "io.modelcontextprotocol/clientCapabilities": {},
+            "io.modelcontextprotocol/clientInfo": {
+                "name": "portcullis-operator",
+                "version": env!("CARGO_PKG_VERSION"),
+            },
+        });
+        let body = json!({"jsonrpc": "2.0", "id": 1, "method": method, "params": params});
+        let request = Request::post(&self.path)
+            .header("host", &self.host)
+            .header("content-type", "application/json")
+            .header("accept", "application/json, text/event-stream")
+            .header("mcp-protocol-version", REVISION)
+            .header("mcp-method", method)
+            .body(Full::from(body.to_string()))
+            .map_err(|error| failed(error.to_string()))?;
+        self.sender.ready().await.map_err(|error| failed(error.to_string()))?;
+        let response = self.sender.send_request(request).await.map_err(|error| failed(error.to_string()))?;
+        let status = response.status();
+        let body = Limited::new(response.into_body(), MAX_ANSWER);
+        let bytes = body.collect().await.map_err(|error| failed(error.to_string()))?.to_bytes();
+        let mut answer: Value =
+            serde_json::from_slice(&bytes).map_err(|_| failed(format!("answered {status} and no JSON")))?;
+        match answer["result"].take() {
+            result @ Value::Object(_) if status.is_success() => Ok(result),
+            _ => Err(failed(format!("answered {status}: {}", answer["error"]["message"]))),
+        }
+    }
+}
+
+fn carries_uri(leaf: &CertificateDer<'_>, uri: &str) -> bool {
+    let Ok((_, certificate)) = X509Certificate::from_der(leaf) else { return false };
+    let Ok(Some(names)) = certificate.subject_alternative_name() else { return false };
+    names.value.general_names.iter().any(|name| matches!(name, GeneralName::URI(found) if *found == uri))
+}
+
+/// What the status says. The digest does not depend on the order of the tools or of the keys in their schemas.
+fn server_info(discovered: &Value, tools: &[Value]) -> ServerInfo {
+    let info = &discovered["_meta"]["io.modelcontextprotocol/serverInfo"];
+    let versions = discovered["supportedVersions"].as_array();
+    let mut shapes: Vec<String> = tools
+        .iter()
+        .map(|tool| {
+            format!("{} {} {}", tool["name"], sorted(&tool["inputSchema"]), sorted(&tool["outputSchema"]))
+        })
+        .collect();
+    shapes.sort();
+    let hex: String = sha256(shapes.join("\n").as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect();
+    ServerInfo {
+        version: info["version"].as_str().unwrap_or_default().to_owned(),
+        protocol_versions: versions
+            .into_iter()
+            .flatten()
+            .filter_map(|version| version.as_str().map(str::to_owned))
+            .collect(),
+        tools: i32::try_from(tools.len()).unwrap_or(i32::MAX),
+        tools_digest: format!("sha256:{hex}"),
+    }
+}
+
+/// A value with the keys of its objects in order.
+fn sorted(value: &Value) -> Value {
+    match value {
+        Value::Object(map) => {
+            let mut keys: Vec<&String> = map.keys().collect();
+            keys.sort();
+            keys.into_iter().map(|key| (key.clone(), sorted(&map[key]))).collect()
+        }
+        Value::Array(list) => list.iter().map(sorted).collect(),
+        other => other.clone(),
+    }
+}
+
+#[cfg(test)]
+mod tests;

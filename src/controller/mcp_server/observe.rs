@@ -1,0 +1,97 @@
+//! What there is of a server: its Deployment and its Secrets. Secrets are read by name, never listed or watched.
+
+use std::sync::Arc;
+
+use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::core::v1::Secret;
+use kube::{Api, Resource, ResourceExt};
+
+use crate::api::{McpServer, TlsMode, names};
+use crate::controller::Context;
+use crate::controller::engine::Transient;
+use crate::controller::namespaces::Children;
+use crate::k8s::apply::text;
+use crate::k8s::watch::find;
+
+/// What there is of a server.
+pub(super) struct Observed {
+    /// Copies of the children in its namespace.
+    pub(super) children: Arc<Children>,
+    /// Its Deployment.
+    pub(super) deployment: Option<Deployment>,
+    /// The certificate that the operator keeps for the endpoint.
+    pub(super) endpoint_secret: Option<Secret>,
+    /// The leaf for the internal port.
+    pub(super) internal_secret: Option<Secret>,
+    /// The Secret that the spec names.
+    pub(super) given_secret: Option<Secret>,
+}
+
+/// Looks at what there is.
+///
+/// # Errors
+/// [`Transient`] when a Secret cannot be read.
+pub(super) async fn observe(
+    context: &Context,
+    server: &McpServer,
+    children: Arc<Children>,
+) -> Result<Observed, Transient> {
+    let (namespace, name) = (server.namespace().unwrap_or_default(), server.name_any());
+    let given = server.spec.tls.secret_name.as_deref().filter(|_| server.spec.tls.mode == TlsMode::Secret);
+    let (endpoint_secret, internal_secret, given_secret) = tokio::try_join!(
+        secret(context, &namespace, Some(names::tls_secret(&name))),
+        secret(context, &namespace, Some(names::internal_secret(&name))),
+        secret(context, &namespace, given.map(str::to_owned)),
+    )?;
+    Ok(Observed {
+        deployment: find(&children.deployments, &namespace, &names::workload(&name)),
+        children,
+        endpoint_secret,
+        internal_secret,
+        given_secret,
+    })
+}
+
+async fn secret(
+    context: &Context,
+    namespace: &str,
+    name: Option<String>,
+) -> Result<Option<Secret>, Transient> {
+    let Some(name) = name else { return Ok(None) };
+    let api = Api::<Secret>::namespaced(context.client.clone(), namespace);
+    let read = api.get_opt(&name).await;
+    read.map_err(|error| Transient::apply(format!("failed to read Secret {name:?}: {}", text(&error))))
+}
+
+/// Whether an `McpServer` is the owner of an object, so that it may be deleted as a child.
+pub(in crate::controller) fn is_owned<K: Resource>(child: &K) -> bool {
+    child.owner_references().iter().any(|owner| {
+        owner.kind == "McpServer"
+            && owner.controller == Some(true)
+            && owner.api_version.starts_with(crate::api::GROUP)
+    })
+}
+
+/// Deletes the certificates of every server of a namespace that the operator leaves.
+///
+/// # Errors
+/// [`Transient`] when a Secret cannot be read or deleted.
+pub(in crate::controller) async fn remove_secrets_of_namespace(
+    context: &Context,
+    namespace: &str,
+) -> Result<(), Transient> {
+    let servers =
+        context.cluster.servers.state_filter(|server| server.namespace().as_deref() == Some(namespace));
+    let api = Api::<Secret>::namespaced(context.client.clone(), namespace);
+    for server in servers {
+        let name = server.name_any();
+        for secret_name in [names::tls_secret(&name), names::internal_secret(&name)] {
+            if let Some(found) = secret(context, namespace, Some(secret_name)).await?
+                && is_owned(&found)
+            {
+                context.applier.delete(&api, &found).await.map_err(Transient::apply)?;
+            }
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,225 @@
+//! Writing and removing the bindings of a server. What the labels show and nobody wants is deleted.
+//!
+//! New rights come before old ones go, so a role that moves a right from one binding to another interrupts nothing.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Debug;
+
+use futures::{StreamExt, TryStreamExt, stream};
+use k8s_openapi::api::rbac::v1::{ClusterRoleBinding, RoleBinding};
+use kube::api::ListParams;
+use kube::{Api, Resource, ResourceExt};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::api::{McpServer, names};
+use crate::authz::Role;
+use crate::controller::Context;
+use crate::controller::cluster::MANAGED;
+use crate::controller::engine::Transient;
+use crate::index::snapshot::admits_cluster_roles;
+use crate::k8s::apply::text;
+use crate::k8s::watch::{Guarded, find};
+
+use super::desired::{bindings, owner};
+use super::validate::ValidatedServer;
+use super::{Problem, desired};
+
+/// Bindings of one server that are written at the same time.
+const CONCURRENCY: usize = 8;
+
+/// Roles that are valid and count for the server, bound to somebody or not, in a fixed order.
+pub(super) fn roles(context: &Context, server: &ValidatedServer<'_>) -> Vec<Role> {
+    let cluster = &context.cluster;
+    let local = cluster.roles.state_filter(|role| role.namespace().as_deref() == Some(server.namespace));
+    let local = local.iter().filter_map(|role| Role::from_role(role.0.as_ref().ok()?).ok());
+    let admitted = find(&cluster.namespaces, "", server.namespace)
+        .is_some_and(|namespace| admits_cluster_roles(namespace.labels()));
+    let wide = cluster.cluster_roles.state_filter(|_| admitted);
+    let wide = wide
+        .iter()
+        .filter_map(|role| Role::from_cluster_role(role.0.as_ref().ok()?, &context.config.namespace).ok());
+    let mut roles: Vec<Role> =
+        local.chain(wide).filter(|role| role.selects(server.namespace, server.name)).collect();
+    roles.sort_by(|a, b| a.id().cmp(b.id()));
+    roles
+}
+
+/// Makes the bindings of a server exactly the union of what its roles grant.
+///
+/// # Errors
+/// [`Problem::Transient`] names the binding at fault.
+pub(super) async fn apply(
+    context: &Context,
+    server: &ValidatedServer<'_>,
+    roles: &[Role],
+) -> Result<(), Problem> {
+    let (namespace, name) = (server.namespace, server.name);
+    let wanted = bindings(namespace, name, roles, &context.cluster.namespace_names());
+    let local: Vec<RoleBinding> =
+        wanted.iter().filter_map(|binding| binding.role_binding(namespace, name, owner(server))).collect();
+    let wide: Vec<ClusterRoleBinding> =
+        wanted.iter().filter_map(|binding| binding.cluster_role_binding(namespace, name)).collect();
+    let wide: Vec<_> = wide.iter().map(|binding| ensure_wide(context, binding)).collect();
+    stream::iter(wide).buffer_unordered(CONCURRENCY).try_collect::<()>().await?;
+    let local: Vec<_> = local.iter().map(|binding| ensure_local(context, binding)).collect();
+    stream::iter(local).buffer_unordered(CONCURRENCY).try_collect::<()>().await?;
+    prune(context, namespace, Some(name), &wanted).await?;
+    Ok(())
+}
+
+async fn ensure_local(context: &Context, desired: &RoleBinding) -> Result<(), Problem> {
+    let namespace = desired.namespace().unwrap_or_default();
+    let api = Api::<RoleBinding>::namespaced(context.client.clone(), &namespace);
+    let live = find(&context.cluster.role_bindings, &namespace, &desired.name_any());
+    let other_role = live.as_ref().is_some_and(|live| live.role_ref != desired.role_ref);
+    ensure(context, &api, live, desired, other_role).await
+}
+
+async fn ensure_wide(context: &Context, desired: &ClusterRoleBinding) -> Result<(), Problem> {
+    let api = Api::<ClusterRoleBinding>::all(context.client.clone());
+    let live = find(&context.cluster.cluster_role_bindings, "", &desired.name_any());
+    let other_role = live.as_ref().is_some_and(|live| live.role_ref != desired.role_ref);
+    ensure(context, &api, live, desired, other_role).await
+}
+
+/// A binding cannot be given another role, so one that has another is replaced by a new one.
+async fn ensure<K>(
+    context: &Context,
+    api: &Api<K>,
+    live: Option<K>,
+    desired: &K,
+    other_role: bool,
+) -> Result<(), Problem>
+where
+    K: Resource<DynamicType = ()> + Clone + Serialize + DeserializeOwned + Debug,
+{
+    let live = match live {
+        Some(live) if other_role => {
+            context.applier.delete(api, &live).await?;
+            None
+        }
+        live => live,
+    };
+    context.applier.ensure(api, live, desired).await?;
+    Ok(())
+}
+
+/// Deletes bindings of a server, or of every server of a namespace, that are not wanted.
+async fn prune(
+    context: &Context,
+    namespace: &str,
+    server: Option<&str>,
+    wanted: &[desired::Binding],
+) -> Result<(), Problem> {
+    let wanted: BTreeSet<(String, String)> = wanted
+        .iter()
+        .map(|binding| (binding.namespace.clone().unwrap_or_default(), binding.name.clone()))
+        .collect();
+    let is_unwanted = |labels: &BTreeMap<String, String>, scope: String, name: String| {
+        labels.get(names::SERVER_NAMESPACE_LABEL).is_some_and(|value| value == namespace)
+            && labels.get(names::SERVER_LABEL).is_some_and(|value| server.is_none_or(|name| name == value))
+            && !wanted.contains(&(scope, name))
+    };
+    let local = context.cluster.role_bindings.state_filter(|binding| {
+        is_unwanted(binding.labels(), binding.namespace().unwrap_or_default(), binding.name_any())
+    });
+    for binding in &local {
+        delete_local(context, binding).await?;
+    }
+    let wide = context
+        .cluster
+        .cluster_role_bindings
+        .state_filter(|binding| is_unwanted(binding.labels(), String::new(), binding.name_any()));
+    for binding in &wide {
+        delete_wide(context, binding).await?;
+    }
+    Ok(())
+}
+
+async fn delete_local(context: &Context, binding: &Guarded<RoleBinding>) -> Result<(), Problem> {
+    let Ok(binding) = &binding.0 else { return Ok(()) };
+    let namespace = binding.namespace().unwrap_or_default();
+    let api = Api::<RoleBinding>::namespaced(context.client.clone(), &namespace);
+    Ok(context.applier.delete(&api, binding).await?)
+}
+
+async fn delete_wide(context: &Context, binding: &Guarded<ClusterRoleBinding>) -> Result<(), Problem> {
+    let Ok(binding) = &binding.0 else { return Ok(()) };
+    let api = Api::<ClusterRoleBinding>::all(context.client.clone());
+    Ok(context.applier.delete(&api, binding).await?)
+}
+
+fn transient(problem: Problem) -> Transient {
+    match problem {
+        Problem::Transient(error) => error,
+        Problem::Invalid(invalid) => Transient { reason: invalid.reason, message: invalid.message },
+    }
+}
+
+/// Deletes every binding of a server. The API server is asked, not the copy: what was made just now must go, too.
+///
+/// # Errors
+/// [`Transient`] when a binding cannot be listed or deleted.
+pub(super) async fn remove_all(context: &Context, server: &McpServer) -> Result<(), Transient> {
+    let selector = format!(
+        "{MANAGED},{}={},{}={}",
+        names::SERVER_NAMESPACE_LABEL,
+        server.namespace().unwrap_or_default(),
+        names::SERVER_LABEL,
+        server.name_any()
+    );
+    let parameters = ListParams::default().labels(&selector);
+    let (local, wide) = (
+        Api::<RoleBinding>::all(context.client.clone()),
+        Api::<ClusterRoleBinding>::all(context.client.clone()),
+    );
+    let failed = |error: kube::Error| {
+        Transient::apply(format!("failed to list the bindings of the server: {}", text(&error)))
+    };
+    let (local, wide) = tokio::try_join!(local.list(&parameters), wide.list(&parameters)).map_err(failed)?;
+    for binding in local.items {
+        delete_local(context, &kube::core::DeserializeGuard(Ok(binding))).await.map_err(transient)?;
+    }
+    for binding in wide.items {
+        delete_wide(context, &kube::core::DeserializeGuard(Ok(binding))).await.map_err(transient)?;
+    }
+    Ok(())
+}
+
+/// Deletes every binding of every server of a namespace that the operator leaves.
+///
+/// # Errors
+/// [`Transient`] when a binding cannot be deleted.
+pub(in crate::controller) async fn remove_bindings_of_namespace(
+    context: &Context,
+    namespace: &str,
+) -> Result<(), Transient> {
+    prune(context, namespace, None, &[]).await.map_err(transient)
+}
+
+/// Deletes bindings whose server is gone although its finalizer should have removed them first.
+pub(in crate::controller) async fn remove_orphaned_bindings(context: &Context) {
+    let cluster = &context.cluster;
+    let mut owners: BTreeSet<(String, String)> = BTreeSet::new();
+    let mut collect = |labels: &BTreeMap<String, String>| {
+        if let (Some(namespace), Some(server)) =
+            (labels.get(names::SERVER_NAMESPACE_LABEL), labels.get(names::SERVER_LABEL))
+        {
+            owners.insert((namespace.clone(), server.clone()));
+        }
+    };
+    cluster.role_bindings.state().iter().for_each(|binding| collect(binding.labels()));
+    cluster.cluster_role_bindings.state().iter().for_each(|binding| collect(binding.labels()));
+    for (namespace, server) in owners {
+        // An unreadable server exists: only one that is not there at all has no claim.
+        let exists = cluster
+            .servers
+            .find(|object| object.namespace().as_deref() == Some(&namespace) && object.name_any() == server);
+        if exists.is_none()
+            && let Err(problem) = prune(context, &namespace, Some(&server), &[]).await
+        {
+            tracing::warn!(namespace, server, error = problem.message(), "Orphaned binding not deleted");
+        }
+    }
+}
