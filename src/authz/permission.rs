@@ -166,10 +166,7 @@ mod tests {
             Pattern::parse("k8s:pods.apps:list"),
             Err(ParsePattern::Group("apps".into(), "pods".into()))
         );
-        assert_eq!(
-            Pattern::parse("k8s:pods.:list"),
-            Err(ParsePattern::Group(String::new(), "pods".into()))
-        );
+        assert_eq!(Pattern::parse("k8s:pods.:list"), Err(ParsePattern::Group(String::new(), "pods".into())));
     }
 
     #[test]

@@ -13,6 +13,7 @@ mod namespaces;
 mod status;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use kube::runtime::events::{Recorder, Reporter};
@@ -49,7 +50,7 @@ pub(crate) struct OperatorConfig {
     /// `Always`, `IfNotPresent` or `Never`.
     pub(crate) image_pull_policy: String,
     /// Becomes true when this process, leading or not, has a copy of every kind.
-    pub(crate) ready: watch::Sender<bool>,
+    pub(crate) ready: Arc<AtomicBool>,
 }
 
 /// Why the operator ended although nobody told it to.
@@ -94,7 +95,7 @@ pub(crate) async fn run(
     let campaign = candidate.campaign(leading, stop.clone());
     let ready = async {
         cluster.wait_until_ready().await;
-        config.ready.send_replace(true);
+        config.ready.store(true, Ordering::Release);
         std::future::pending::<()>().await;
     };
     let lead = async {
@@ -124,7 +125,7 @@ pub(crate) async fn run(
         () = &mut campaign => return if stop.is_cancelled() { Ok(()) } else { Err(Error::Ended("the campaign")) },
         () = stop.cancelled() => Ok(()),
     };
-    config.ready.send_replace(false);
+    config.ready.store(false, Ordering::Release);
     // The controllers are gone by now; giving the Lease back lets the next process start at once.
     stop.cancel();
     campaign.await;

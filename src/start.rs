@@ -1,0 +1,259 @@
+//! Starts the two halves: makes the parts, joins them, and stops them in order when told to.
+
+use std::future::Future;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use anyhow::Context;
+use k8s_openapi::api::core::v1::ObjectReference;
+use kube::Resource;
+use prometheus_client::registry::Registry;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+use crate::admin::{self, Gates};
+use crate::api::names;
+use crate::audit::notify::{Notifier, Refusal};
+use crate::audit::{AuditLog, Settings};
+use crate::cli::{OperatorArguments, ServeArguments};
+use crate::controller::{self, OperatorConfig};
+use crate::index::{self, Policy, Subject};
+use crate::metrics::Metrics;
+use crate::server::{self, InternalConfig, ServeConfig, ServeParts, Times};
+use crate::tools;
+
+/// Directory of the endpoint's certificate in a pod.
+const TLS_DIRECTORY: &str = "/etc/portcullis/tls";
+/// Directory of the internal port's certificate in a pod.
+const INTERNAL_TLS_DIRECTORY: &str = "/etc/portcullis/internal";
+/// The audit's file in a pod.
+const AUDIT_FILE: &str = "/var/lib/portcullis/audit.db";
+/// Port of the endpoint on a laptop.
+const LOCAL_PORT: u16 = 8443;
+
+/// Runs the operator until a signal ends it.
+pub(crate) fn operator(arguments: OperatorArguments) -> anyhow::Result<()> {
+    run(async move {
+        let stop = stop_on_signal()?;
+        let (registry, metrics) = metrics();
+        let ready = Arc::new(AtomicBool::new(false));
+        let config = OperatorConfig {
+            namespace: arguments.namespace,
+            pod_name: arguments.pod_name,
+            service_account: arguments.service_account,
+            image: arguments.image,
+            image_pull_policy: arguments.image_pull_policy,
+            ready: ready.clone(),
+        };
+        let gates = Gates::default().with("cache", ready);
+        let admin = listen(arguments.admin_listen).await?;
+        let client = client().await?;
+        let operator = async {
+            let outcome = controller::run(config, client, metrics, stop.clone()).await;
+            stop.cancel();
+            outcome.map_err(anyhow::Error::from)
+        };
+        let admin = admin::serve(admin, gates, registry, stop.clone());
+        let (operator, admin) = tokio::join!(operator, admin);
+        admin.context("health and metrics")?;
+        operator
+    })
+}
+
+/// Runs an endpoint until a signal ends it.
+pub(crate) fn serve(arguments: ServeArguments) -> anyhow::Result<()> {
+    run(async move {
+        match arguments.from.clone() {
+            Some(directory) => serve_directory(&directory, arguments).await,
+            None => serve_object(arguments).await,
+        }
+    })
+}
+
+/// Serves an `McpServer` of the cluster, in one of its pods.
+async fn serve_object(arguments: ServeArguments) -> anyhow::Result<()> {
+    let stop = stop_on_signal()?;
+    let everywhere = |port: i32| SocketAddr::new(IpAddr::V6(Ipv6Addr::UNSPECIFIED), port as u16);
+    let subject = Subject {
+        namespace: arguments.namespace.context("--namespace is missing")?,
+        server: arguments.server.context("--server is missing")?,
+        operator_namespace: arguments.operator_namespace,
+    };
+    let client = client().await?;
+    let config = ServeConfig {
+        namespace: subject.namespace.clone(),
+        server: subject.server.clone(),
+        pod_ip: Some(arguments.pod_ip),
+        listen: arguments.listen.unwrap_or_else(|| everywhere(names::HTTPS_PORT)),
+        tls_dir: PathBuf::from(TLS_DIRECTORY),
+        internal: Some(InternalConfig {
+            listen: everywhere(names::INTERNAL_PORT),
+            tls_dir: PathBuf::from(INTERNAL_TLS_DIRECTORY),
+        }),
+        times: Times::default(),
+    };
+    let admin = arguments.admin_listen.unwrap_or_else(|| everywhere(names::ADMIN_PORT));
+    let (policy, following) = index::watch::follow(client.clone(), subject, stop.clone());
+    let (registry, metrics) = metrics();
+    let (sender, refusals) = Notifier::queue();
+    let notifying =
+        notify(client.clone(), policy.clone(), arguments.pod_name, refusals, stop.clone(), metrics.clone());
+    let background = async {
+        tokio::join!(following, notifying);
+    };
+    let audit = (PathBuf::from(AUDIT_FILE), Settings { refusals: Some(sender), ..Settings::default() });
+    endpoint(config, admin, client, policy, audit, background, (registry, metrics), stop).await
+}
+
+/// Serves what the files of a directory say, on this machine, with the cluster of the kubeconfig.
+async fn serve_directory(directory: &Path, arguments: ServeArguments) -> anyhow::Result<()> {
+    let stop = stop_on_signal()?;
+    let local = |port| SocketAddr::from(([127, 0, 0, 1], port));
+    let listen = arguments.listen.unwrap_or_else(|| local(LOCAL_PORT));
+    let client = client().await?;
+    let (policy, subject, keys, following) = index::files::follow(
+        directory.to_owned(),
+        arguments.operator_namespace,
+        Some(client.clone()),
+        stop.clone(),
+    )?;
+    let generated = directory.join(index::files::GENERATED);
+    let tls_dir = generated.join("tls");
+    let hosts =
+        policy.load().server.iter().flat_map(|server| server.spec.tls.hosts.clone()).collect::<Vec<_>>();
+    server::self_signed::ensure(&tls_dir, &hosts)?;
+    let path = policy
+        .load()
+        .server
+        .as_ref()
+        .map_or_else(String::new, |server| server.spec.transports.streamable_http.path.clone());
+    eprintln!("url      https://{listen}{path}");
+    eprintln!("ca       {}", tls_dir.join("ca.crt").display());
+    for key in &keys {
+        let how = if key.generated { "generated" } else { "from an earlier run" };
+        eprintln!("key      {} ({}, {how})", key.path.display(), key.key);
+    }
+    eprintln!("audit    {}", generated.join("audit.db").display());
+    let config = ServeConfig {
+        namespace: subject.namespace,
+        server: subject.server,
+        pod_ip: None,
+        listen,
+        tls_dir,
+        internal: None,
+        // Nobody has to notice that a laptop's endpoint goes away.
+        times: Times { linger: std::time::Duration::ZERO, ..Times::default() },
+    };
+    let admin = arguments.admin_listen.unwrap_or_else(|| local(names::ADMIN_PORT as u16));
+    let audit = (generated.join("audit.db"), Settings::default());
+    endpoint(config, admin, client, policy, audit, following, metrics(), stop).await
+}
+
+/// Runs an endpoint with its record, its policy's source, and its health, and ends them in that order.
+async fn endpoint(
+    config: ServeConfig,
+    admin: SocketAddr,
+    client: kube::Client,
+    policy: Policy,
+    (audit_file, settings): (PathBuf, Settings),
+    background: impl Future<Output = ()>,
+    (registry, metrics): (Arc<Registry>, Arc<Metrics>),
+    stop: CancellationToken,
+) -> anyhow::Result<()> {
+    let name = format!("{}/{}", config.namespace, config.server);
+    let (audit, writer) = AuditLog::open_with(&audit_file, &name, metrics.clone(), settings)
+        .with_context(|| format!("audit log {}", audit_file.display()))?;
+    let ready = Arc::new(AtomicBool::new(false));
+    let gates = Gates::default().with("endpoint", ready.clone());
+    let admin = listen(admin).await?;
+    let parts = ServeParts { client, policy, audit, metrics, tools: tools::registry(), ready };
+    let server = server::bind(config, parts).await?;
+    // Health is served until the last request has ended: a draining pod is alive.
+    let ended = CancellationToken::new();
+    let serving = async {
+        server.run(stop.clone()).await;
+        let closed = writer.close().await;
+        stop.cancel();
+        ended.cancel();
+        closed
+    };
+    let background = async {
+        background.await;
+        // Whoever follows the policy runs as long as the process does.
+        stop.cancel();
+    };
+    let health = admin::serve(admin, gates, registry, ended.clone());
+    let (closed, (), health) = tokio::join!(serving, background, health);
+    closed.context("audit log")?;
+    health.context("health and metrics")
+}
+
+/// Tells refusals as Kubernetes Events on the `McpServer`, once it is known which one that is.
+async fn notify(
+    client: kube::Client,
+    policy: Policy,
+    instance: String,
+    refusals: tokio::sync::mpsc::Receiver<Refusal>,
+    stop: CancellationToken,
+    metrics: Arc<Metrics>,
+) {
+    let mut changes = policy.changes();
+    let server: ObjectReference = loop {
+        if let Some(server) = policy.load().server.as_ref() {
+            break server.object_ref(&());
+        }
+        tokio::select! {
+            () = stop.cancelled() => return,
+            changed = changes.changed() => if changed.is_err() { return },
+        }
+    };
+    Notifier { client, server, instance, metrics }.run(refusals, stop).await;
+}
+
+/// Runs on as many threads as there are cores.
+fn run(future: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
+    rustls::crypto::aws_lc_rs::default_provider()
+        .install_default()
+        .map_err(|_| anyhow::anyhow!("another provider of cryptography is installed already"))?;
+    tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(future)
+}
+
+/// A token that the first SIGTERM or SIGINT cancels.
+fn stop_on_signal() -> anyhow::Result<CancellationToken> {
+    let stop = CancellationToken::new();
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let cancelled = stop.clone();
+    // The task lives as long as the process; there is nothing to join it for.
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = terminate.recv() => tracing::info!("Stopping on SIGTERM"),
+            _ = interrupt.recv() => tracing::info!("Stopping on SIGINT"),
+            () = cancelled.cancelled() => {}
+        }
+        cancelled.cancel();
+    });
+    Ok(stop)
+}
+
+fn metrics() -> (Arc<Registry>, Arc<Metrics>) {
+    let mut registry = Registry::default();
+    let metrics = Arc::new(Metrics::new(&mut registry));
+    (Arc::new(registry), metrics)
+}
+
+async fn listen(address: SocketAddr) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))
+}
+
+/// A client of the cluster that this process runs in or that the kubeconfig names.
+async fn client() -> anyhow::Result<kube::Client> {
+    let mut config = kube::Config::infer()
+        .await
+        .context("no cluster: run inside one, or set KUBECONFIG to a file that names one")?;
+    // Each caller knows what may be tried again; a retried write could happen twice.
+    config.default_retry = false;
+    Ok(kube::Client::try_from(config)?)
+}
