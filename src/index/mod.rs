@@ -30,7 +30,8 @@ pub(crate) struct Subject {
 }
 
 impl Subject {
-    fn snapshot(&self, objects: &Objects) -> Snapshot {
+    /// The snapshot of the server's objects.
+    pub(crate) fn snapshot(&self, objects: &Objects) -> Snapshot {
         Snapshot::build(objects, &self.namespace, &self.server, &self.operator_namespace)
     }
 }
@@ -57,6 +58,12 @@ impl Policy {
     /// A policy of a cluster, which is empty and not synced until the first snapshot.
     fn remote(now: Timestamp) -> Self {
         Self::new(Snapshot::default(), false, Some(AtomicI64::new(now.as_millisecond())))
+    }
+
+    /// A policy of a cluster that was last reached at that time.
+    #[cfg(test)]
+    pub(crate) fn remote_for_tests(last_contact: Timestamp) -> Self {
+        Self::remote(last_contact)
     }
 
     fn new(snapshot: Snapshot, synced: bool, last_contact: Option<AtomicI64>) -> Self {

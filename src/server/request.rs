@@ -310,8 +310,11 @@ impl Core {
     }
 }
 
-/// The message as the library wants it: with an Accept header that names both types.
+/// The message as the library wants it: with an Accept header that names both types, and a Host, which requests of
+/// HTTP/2 do not have. Both were judged before, or do not matter.
 fn for_library(call: Arc<Call>, mut headers: HeaderMap, body: Bytes) -> Request<Full<Bytes>> {
+    headers.insert(header::HOST, HeaderValue::from_static("localhost"));
+    headers.remove(header::ORIGIN);
     headers.insert(header::ACCEPT, HeaderValue::from_static("application/json, text/event-stream"));
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     let mut request = Request::new(Full::new(body));

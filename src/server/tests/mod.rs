@@ -1,1 +1,7 @@
-//! In-process tests.
+//! The endpoint in process: real listener, real TLS, real audit database, real HTTP client.
+
+mod fixture;
+mod messages;
+mod refusals;
+mod replicas;
+mod streams;
