@@ -16,8 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::admin::{self, Gates};
 use crate::api::names;
-use crate::audit::notify::{Notifier, Refusal};
-use crate::audit::{AuditLog, Settings};
+use crate::audit::{AuditLog, Notifier, Refusal, Settings};
 use crate::cli::{OperatorArguments, ServeArguments};
 use crate::controller::{self, OperatorConfig};
 use crate::index::{self, Policy, Subject};
@@ -171,6 +170,7 @@ async fn endpoint(
     let admin = listen(admin).await?;
     let parts = ServeParts { client, policy, audit, metrics, tools: tools::registry(), ready };
     let server = server::bind(config, parts).await?;
+    tracing::info!(address = %server.address()?, server = name, "Listening");
     // Health is served until the last request has ended: a draining pod is alive.
     let ended = CancellationToken::new();
     let serving = async {

@@ -94,6 +94,7 @@ impl AuditLog {
     ///
     /// # Errors
     /// [`OpenLog`] says why the file cannot be used; nothing may then be served.
+    #[cfg(test)]
     pub(crate) fn open(
         path: &Path,
         server: &str,
@@ -102,10 +103,10 @@ impl AuditLog {
         Self::open_with(path, server, metrics, Settings::default())
     }
 
-    /// Opens the log of a server.
+    /// Opens the log of a server, `<namespace>/<name>`.
     ///
     /// # Errors
-    /// As [`AuditLog::open`].
+    /// [`OpenLog`] says why the file cannot be used; nothing may then be served.
     pub(crate) fn open_with(
         path: &Path,
         server: &str,
@@ -151,8 +152,8 @@ impl AuditLog {
         outcome
     }
 
-    /// Queues an event without waiting, for a caller that cannot wait any more: the outcome of a request whose client
-    /// has hung up. It is counted as a failure when there is no place.
+    /// Queues an event without waiting, to fill the queue.
+    #[cfg(test)]
     pub(crate) fn record_without_waiting(&self, event: Event) {
         let (answer, _) = oneshot::channel();
         let queued =

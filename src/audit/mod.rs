@@ -10,15 +10,17 @@
 pub(crate) mod event;
 mod gather;
 mod log;
-pub(crate) mod notify;
+mod notify;
 mod query;
 mod redact;
 mod store;
 mod verify;
 
 pub(crate) use event::{Event, Kind, Outcome};
-pub(crate) use log::{AuditLog, RecordEvent, Settings, Writer};
+#[cfg(test)]
+pub(crate) use log::Writer;
+pub(crate) use log::{AuditLog, Settings};
 pub(crate) use notify::{Notifier, Refusal};
 pub(crate) use query::{Filter, MAX_LIMIT, query};
-pub(crate) use store::{Link, OpenLog};
+pub(crate) use store::Link;
 pub(crate) use verify::verify;

@@ -31,16 +31,6 @@ impl Class {
     pub(crate) fn is_read_only(self) -> bool {
         matches!(self, Class::Read | Class::Sensitive)
     }
-
-    /// The word for it in audit and metrics.
-    pub(crate) fn as_str(self) -> &'static str {
-        match self {
-            Class::Read => "read",
-            Class::Sensitive => "sensitive",
-            Class::Write => "write",
-            Class::Destructive => "destructive",
-        }
-    }
 }
 
 /// One rule of RBAC, as a permission needs it.

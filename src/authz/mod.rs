@@ -29,14 +29,13 @@ pub(crate) enum Target<'a> {
 /// Proof that [`authorize`] said yes. It can be made nowhere else, and tools cannot be called without one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Permit {
-    permission: Permission,
     namespaces: Namespaces,
     role: RoleId,
 }
 
 /// The namespaces that a permit covers.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Namespaces {
+enum Namespaces {
     /// Exactly this one.
     One(String),
     /// Every one that a scope of these covers.
@@ -44,16 +43,6 @@ pub(crate) enum Namespaces {
 }
 
 impl Permit {
-    /// The permission that was granted.
-    pub(crate) fn permission(&self) -> Permission {
-        self.permission
-    }
-
-    /// The namespaces in which it was granted.
-    pub(crate) fn namespaces(&self) -> &Namespaces {
-        &self.namespaces
-    }
-
     /// The role that decided.
     pub(crate) fn role(&self) -> &RoleId {
         &self.role
@@ -113,17 +102,12 @@ pub(crate) fn authorize(
         Target::Namespace(namespace) => granting
             .into_iter()
             .find(|role| role.scope().covers(namespace))
-            .map(|role| Permit {
-                permission,
-                namespaces: Namespaces::One(namespace.to_owned()),
-                role: role.id().clone(),
-            })
+            .map(|role| Permit { namespaces: Namespaces::One(namespace.to_owned()), role: role.id().clone() })
             .ok_or_else(|| denial(Some(namespace))),
         Target::Anywhere => {
             let granting: Vec<_> = granting.filter(|role| !role.scope().is_empty()).collect();
             let first = granting.first().ok_or_else(|| denial(None))?;
             Ok(Permit {
-                permission,
                 namespaces: Namespaces::Within(granting.iter().map(|role| role.scope().clone()).collect()),
                 role: first.id().clone(),
             })

@@ -29,8 +29,6 @@ pub(crate) struct Objects {
 pub(crate) struct Snapshot {
     /// The server's own object.
     pub(crate) server: Option<Arc<McpServer>>,
-    /// Roles that are valid and count for this server.
-    pub(crate) roles: HashMap<RoleId, Arc<Role>>,
     /// Generations of keys by id, each with the roles of its key.
     pub(crate) keys: HashMap<String, Key>,
     /// Names of every namespace, sorted.
@@ -54,7 +52,6 @@ impl Snapshot {
             objects.keys.values().flat_map(|key| generations(key, namespace, server, &roles)).collect();
         Self {
             server: objects.server.clone(),
-            roles,
             keys,
             namespaces: objects.namespaces.keys().cloned().collect(),
         }

@@ -136,11 +136,6 @@ impl<'a> Envelope<'a> {
             cancels: params.request_id,
         })
     }
-
-    /// Whether no answer is expected.
-    pub(crate) fn is_notification(&self) -> bool {
-        self.id.is_none()
-    }
 }
 
 fn params(raw: Option<&RawValue>) -> Result<Params<'_>, InvalidEnvelope> {
@@ -178,7 +173,7 @@ mod tests {
     #[test]
     fn a_message_without_id_is_a_notification() {
         let envelope = Envelope::parse(br#"{"jsonrpc":"2.0","method":"notifications/initialized"}"#);
-        assert!(envelope.expect("a notification").is_notification());
+        assert!(envelope.expect("a notification").id.is_none());
     }
 
     #[test]

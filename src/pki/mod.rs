@@ -13,7 +13,7 @@ use rcgen::{
 use time::OffsetDateTime;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
-pub(crate) use leaf::{InvalidHost, Leaf, endpoint_names, host_name, read_leaf};
+pub(crate) use leaf::{Leaf, endpoint_names, host_name, read_leaf};
 
 use crate::api::names;
 

@@ -2,6 +2,7 @@
 
 use jiff::ToSpan;
 
+use super::leaf::InvalidHost;
 use super::*;
 
 fn now() -> Timestamp {

@@ -157,19 +157,6 @@ pub(crate) struct Server {
     config: ServeConfig,
 }
 
-/// Serves until told to stop.
-///
-/// # Errors
-/// [`Serve`] when it cannot begin.
-pub(crate) async fn run(
-    config: ServeConfig,
-    parts: ServeParts,
-    stop: CancellationToken,
-) -> Result<(), Serve> {
-    bind(config, parts).await?.run(stop).await;
-    Ok(())
-}
-
 /// Opens the sockets and reads the certificates.
 ///
 /// # Errors
@@ -234,6 +221,7 @@ impl Server {
     }
 
     /// Where the internal port listens.
+    #[cfg(test)]
     pub(crate) fn internal_address(&self) -> Option<SocketAddr> {
         self.internal.as_ref().and_then(|(socket, _)| socket.local_addr().ok())
     }

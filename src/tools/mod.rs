@@ -45,11 +45,6 @@ pub(crate) fn registry() -> &'static [Tool] {
     &REGISTRY
 }
 
-/// The tool of this name, canonical or alias.
-pub(crate) fn find(name: &str) -> Option<&'static Tool> {
-    registry().iter().find(|tool| tool.name == name || tool.aliases.contains(&name))
-}
-
 /// One tool, as data.
 pub(crate) struct Tool {
     /// Canonical name.

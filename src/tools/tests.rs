@@ -5,6 +5,11 @@ use serde_json::json;
 
 use super::*;
 
+/// The tool of this name, canonical or alias.
+fn find(name: &str) -> Option<&'static Tool> {
+    registry().iter().find(|tool| tool.name == name || tool.aliases.contains(&name))
+}
+
 fn described(schema: &Value, path: &str, undescribed: &mut Vec<String>) {
     for (name, property) in schema["properties"].as_object().into_iter().flatten() {
         let path = format!("{path}.{name}");

@@ -73,14 +73,16 @@ async fn an_edit_is_noticed_and_a_broken_one_changes_nothing() {
     let path = directory.path().to_owned();
     let (policy, _, _, task) = follow(path, "portcullis-system".into(), None, stop.clone()).expect("loads");
     let task = tokio::spawn(task);
-    assert_eq!(policy.load().roles.len(), 1);
+    let replicas = || policy.load().server.as_ref().map(|server| server.spec.replicas);
+    assert_eq!(replicas(), Some(1));
     let mut changes = policy.changes();
-    fs::write(directory.path().join("c.yaml"), ROLE.replace("viewer", "second")).expect("written");
+    let edited = SERVER.replace("spec: {}", "spec: {replicas: 2}");
+    fs::write(directory.path().join("a.yaml"), &edited).expect("written");
     changes.changed().await.expect("followed");
-    assert_eq!(policy.load().roles.len(), 2);
+    assert_eq!(replicas(), Some(2));
     fs::write(directory.path().join("c.yaml"), "kind: [").expect("written");
     changes.changed().await.expect("followed");
-    assert_eq!(policy.load().roles.len(), 2);
+    assert_eq!(replicas(), Some(2));
     stop.cancel();
     task.await.expect("ends");
 }
