@@ -5,7 +5,7 @@
 pub(crate) mod envelope;
 pub(crate) mod error;
 
-pub(crate) use envelope::{Envelope, InvalidEnvelope};
+pub(crate) use envelope::Envelope;
 
 /// The revision from which on every request carries its own version, and no handshake exists.
 pub(crate) const STATELESS_REVISION: &str = "2026-07-28";
