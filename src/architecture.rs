@@ -89,7 +89,8 @@ fn a_module_imports_from_lower_layers_only() {
                 continue;
             }
             for rest in code.split("crate::").skip(1) {
-                let name: String = rest.chars().take_while(|c| c.is_ascii_lowercase() || *c == '_').collect();
+                let part = |c: &char| c.is_ascii_lowercase() || c.is_ascii_digit() || *c == '_';
+                let name: String = rest.chars().take_while(part).collect();
                 if name.is_empty() || name == module {
                     continue;
                 }

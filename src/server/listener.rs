@@ -114,6 +114,8 @@ async fn shake_hands(
     tls: Arc<ServerConfig>,
     identify: &(dyn Fn(Option<&CertificateDer<'_>>) -> Option<Peer> + Send + Sync),
 ) -> Option<(TlsStream<TcpStream>, Connection)> {
+    // A socket for both families names an IPv4 client by an IPv6 address; the record should not.
+    let address = SocketAddr::new(address.ip().to_canonical(), address.port());
     if let Err(error) = stream.set_nodelay(true) {
         debug!(%address, %error, "TCP_NODELAY not set");
     }

@@ -220,3 +220,46 @@ pub(super) fn identify(certificate: &CertificateDer<'_>, namespace: &str, server
         _ => None,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+    use crate::server::self_signed;
+
+    fn open(directory: &Path) -> Hot<Vec<u8>> {
+        let build = |files: &Files| public(files).map(|_| files.certificate.clone());
+        Hot::open(directory, false, build).expect("usable")
+    }
+
+    #[test]
+    fn a_swapped_volume_is_used_and_files_that_do_not_fit_are_not() {
+        let (mount, next) =
+            (tempfile::tempdir().expect("a directory"), tempfile::tempdir().expect("a directory"));
+        self_signed::ensure(mount.path(), &[]).expect("made");
+        self_signed::ensure(next.path(), &[]).expect("made");
+        let hot = open(mount.path());
+        let first = hot.current();
+        assert!(!hot.reload().expect("readable"), "nothing has changed");
+        let copy = |name: &str| fs::copy(next.path().join(name), mount.path().join(name)).expect("copied");
+        copy("tls.crt");
+        assert!(matches!(hot.reload(), Err(LoadTls::Unusable(_))), "the key is still the old one");
+        assert_eq!(hot.current(), first);
+        copy("tls.key");
+        assert!(hot.reload().expect("usable"));
+        assert_ne!(hot.current(), first);
+    }
+
+    #[test]
+    fn an_error_names_the_file() {
+        let directory = tempfile::tempdir().expect("a directory");
+        self_signed::ensure(directory.path(), &[]).expect("made");
+        fs::write(directory.path().join("tls.crt"), "").expect("written");
+        let error = Hot::open(directory.path(), false, public).err().expect("refused");
+        assert_eq!(error.to_string(), "tls.crt holds no usable PEM");
+        fs::remove_file(directory.path().join("tls.key")).expect("removed");
+        let error = Hot::open(directory.path(), false, public).err().expect("refused");
+        assert!(error.to_string().ends_with("tls.key"), "{error}");
+    }
+}

@@ -31,8 +31,8 @@ const MAX_EVENTS: usize = 20_000;
 /// Namespaces that are read at the same time.
 const CONCURRENCY: usize = 4;
 
-/// Most characters of a message.
-const MAX_MESSAGE: usize = 1_024;
+/// Most characters of a message: five hundred Events must fit into one answer, as text and as data.
+const MAX_MESSAGE: usize = 512;
 
 const OBJECT_KIND: Argument = Argument::optional(
     "kind",

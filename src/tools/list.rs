@@ -241,7 +241,7 @@ pub(super) fn push_notes(text: &mut String, next: Option<&str>, remaining: Optio
         let shown = skipped.iter().take(10).cloned().collect::<Vec<_>>().join(", ");
         let more = if skipped.len() > 10 { ", ..." } else { "" };
         text.push_str(&format!(
-            "Left out {} namespaces that the endpoint's ServiceAccount cannot read yet: {shown}{more}\n",
+            "Namespaces left out, {} in all, because the endpoint's ServiceAccount cannot read them yet: {shown}{more}\n",
             skipped.len()
         ));
     }
@@ -445,5 +445,4 @@ impl Found {
 }
 
 #[cfg(test)]
-#[path = "list_tests.rs"]
 mod tests;

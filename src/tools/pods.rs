@@ -401,5 +401,4 @@ fn replacing_owner(pod: &Pod) -> Result<&OwnerReference, &'static str> {
 }
 
 #[cfg(test)]
-#[path = "pods_tests.rs"]
 mod tests;
