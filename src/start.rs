@@ -95,16 +95,17 @@ async fn serve_object(arguments: ServeArguments) -> anyhow::Result<()> {
         times: Times::default(),
     };
     let admin = arguments.admin_listen.unwrap_or_else(|| everywhere(names::ADMIN_PORT));
-    let (policy, following) = index::watch::follow(client.clone(), subject, stop.clone());
+    let ended = CancellationToken::new();
+    let (policy, following) = index::watch::follow(client.clone(), subject, ended.clone());
     let (registry, metrics) = metrics();
     let (sender, refusals) = Notifier::queue();
     let notifying =
-        notify(client.clone(), policy.clone(), arguments.pod_name, refusals, stop.clone(), metrics.clone());
+        notify(client.clone(), policy.clone(), arguments.pod_name, refusals, ended.clone(), metrics.clone());
     let background = async {
         tokio::join!(following, notifying);
     };
     let audit = (PathBuf::from(AUDIT_FILE), Settings { refusals: Some(sender), ..Settings::default() });
-    endpoint(config, admin, client, policy, audit, background, (registry, metrics), stop).await
+    endpoint(config, admin, client, policy, audit, background, (registry, metrics), (stop, ended)).await
 }
 
 /// Serves what the files of a directory say, on this machine, with the cluster of the kubeconfig.
@@ -113,11 +114,12 @@ async fn serve_directory(directory: &Path, arguments: ServeArguments) -> anyhow:
     let local = |port| SocketAddr::from(([127, 0, 0, 1], port));
     let listen = arguments.listen.unwrap_or_else(|| local(LOCAL_PORT));
     let client = client().await?;
+    let ended = CancellationToken::new();
     let (policy, subject, keys, following) = index::files::follow(
         directory.to_owned(),
         arguments.operator_namespace,
         Some(client.clone()),
-        stop.clone(),
+        ended.clone(),
     )?;
     let generated = directory.join(index::files::GENERATED);
     let tls_dir = generated.join("tls");
@@ -148,7 +150,7 @@ async fn serve_directory(directory: &Path, arguments: ServeArguments) -> anyhow:
     };
     let admin = arguments.admin_listen.unwrap_or_else(|| local(names::ADMIN_PORT as u16));
     let audit = (generated.join("audit.db"), Settings::default());
-    endpoint(config, admin, client, policy, audit, following, metrics(), stop).await
+    endpoint(config, admin, client, policy, audit, following, metrics(), (stop, ended)).await
 }
 
 /// Runs an endpoint with its record, its policy's source, and its health, and ends them in that order.
@@ -160,7 +162,7 @@ async fn endpoint(
     (audit_file, settings): (PathBuf, Settings),
     background: impl Future<Output = ()>,
     (registry, metrics): (Arc<Registry>, Arc<Metrics>),
-    stop: CancellationToken,
+    (stop, ended): (CancellationToken, CancellationToken),
 ) -> anyhow::Result<()> {
     let name = format!("{}/{}", config.namespace, config.server);
     let (audit, writer) = AuditLog::open_with(&audit_file, &name, metrics.clone(), settings)
@@ -171,8 +173,8 @@ async fn endpoint(
     let parts = ServeParts { client, policy, audit, metrics, tools: tools::registry(), ready };
     let server = server::bind(config, parts).await?;
     tracing::info!(address = %server.address()?, server = name, "Listening");
-    // Health is served until the last request has ended: a draining pod is alive.
-    let ended = CancellationToken::new();
+    // Health is served and the policy followed until the last request has ended: a draining pod is alive, and a key
+    // that is revoked meanwhile is refused.
     let serving = async {
         server.run(stop.clone()).await;
         let closed = writer.close().await;
