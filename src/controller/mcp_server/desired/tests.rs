@@ -4,7 +4,6 @@ use std::collections::BTreeSet;
 
 use kube::ResourceExt;
 use serde_json::json;
-use tokio::sync::watch;
 
 use super::*;
 use crate::api::{ClusterMcpRole, McpRole, McpServer};
@@ -18,7 +17,7 @@ fn config() -> OperatorConfig {
         service_account: "portcullis-operator".into(),
         image: "example.test/portcullis:1".into(),
         image_pull_policy: "IfNotPresent".into(),
-        ready: watch::channel(false).0,
+        ready: std::sync::Arc::default(),
     }
 }
 
