@@ -9,6 +9,9 @@ use crate::authn::{ApiKey, api_key};
 /// Generations that are kept in a status; the oldest revoked ones go first.
 const MAX_GENERATIONS: usize = 32;
 
+/// Makes the generations once the new key is there.
+type WithNewKey = Box<dyn FnOnce(&ApiKey, Timestamp) -> Vec<KeyGeneration> + Send>;
+
 /// What is to be done.
 pub(super) enum Step {
     /// The status and the Secret agree.
@@ -16,7 +19,7 @@ pub(super) enum Step {
     /// The Secret, which is ours, holds a key that the status does not know: it is taken into the status.
     Adopt(Vec<KeyGeneration>),
     /// There is no key, or not the right one: a new one is made; the function gives the generations with it.
-    Generate(Box<dyn FnOnce(&ApiKey, Timestamp) -> Vec<KeyGeneration> + Send>),
+    Generate(WithNewKey),
 }
 
 /// Decides from what the status says and what the Secret holds.

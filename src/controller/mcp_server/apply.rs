@@ -60,11 +60,13 @@ pub(super) async fn apply(
         keep_restart(&mut deployment, live);
     }
     let deployments: Api<Deployment> = Api::namespaced(client.clone(), namespace);
-    let (deployment, ()) = tokio::try_join!(
-        async { Ok(applier.ensure(&deployments, observed.deployment.clone(), &deployment).await?) },
+    // Neither waits for the other to succeed: rights must follow the roles even when the pods cannot be changed.
+    let (deployment, granted) = tokio::join!(
+        applier.ensure(&deployments, observed.deployment.clone(), &deployment),
         rights::apply(context, server, roles),
-    )?;
-    Ok(deployment)
+    );
+    granted?;
+    Ok(deployment?)
 }
 
 /// Keeps the certificate of the endpoint, or removes ours where somebody else's is used.

@@ -103,7 +103,12 @@ pub(super) async fn reconcile(
     };
     let mut seen = Seen::default();
     let result = if namespaces::is_opted_in(&labels) {
-        run(&context, server, &mut seen).await
+        let result = run(&context, server, &mut seen).await;
+        if result.is_err() {
+            // Whatever else fails, a right that no role grants any more is taken away.
+            rights::narrow(&context, &namespace, &server.name_any()).await?;
+        }
+        result
     } else {
         not_opted_in(&context, server).await
     };
@@ -134,7 +139,7 @@ async fn run(context: &Arc<Context>, server: &McpServer, seen: &mut Seen) -> Res
     let (certificates, tls) = certificates::keep_or_issue(context, &valid, &observed)?;
     seen.tls = Some(tls);
     let desired = desired::desired(&valid, &context.config, certificates);
-    let roles = rights::roles(context, &valid);
+    let roles = rights::roles(context, valid.namespace, valid.name);
 
     let deployment = apply::apply(context, &valid, &observed, desired, &roles).await?;
     let is_complete = status::Pods::of(&deployment).are_complete();

@@ -29,20 +29,29 @@ use super::{Problem, desired};
 const CONCURRENCY: usize = 8;
 
 /// Roles that are valid and count for the server, bound to somebody or not, in a fixed order.
-pub(super) fn roles(context: &Context, server: &ValidatedServer<'_>) -> Vec<Role> {
+pub(super) fn roles(context: &Context, namespace: &str, server: &str) -> Vec<Role> {
     let cluster = &context.cluster;
-    let local = cluster.roles.state_filter(|role| role.namespace().as_deref() == Some(server.namespace));
+    let local = cluster.roles.state_filter(|role| role.namespace().as_deref() == Some(namespace));
     let local = local.iter().filter_map(|role| Role::from_role(role.0.as_ref().ok()?).ok());
-    let admitted = find(&cluster.namespaces, "", server.namespace)
-        .is_some_and(|namespace| admits_cluster_roles(namespace.labels()));
+    let admitted =
+        find(&cluster.namespaces, "", namespace).is_some_and(|found| admits_cluster_roles(found.labels()));
     let wide = cluster.cluster_roles.state_filter(|_| admitted);
     let wide = wide
         .iter()
         .filter_map(|role| Role::from_cluster_role(role.0.as_ref().ok()?, &context.config.namespace).ok());
-    let mut roles: Vec<Role> =
-        local.chain(wide).filter(|role| role.selects(server.namespace, server.name)).collect();
+    let mut roles: Vec<Role> = local.chain(wide).filter(|role| role.selects(namespace, server)).collect();
     roles.sort_by(|a, b| a.id().cmp(b.id()));
     roles
+}
+
+/// Takes away what no role grants any more, and gives nothing.
+///
+/// # Errors
+/// [`Transient`] names the binding at fault.
+pub(super) async fn narrow(context: &Context, namespace: &str, server: &str) -> Result<(), Transient> {
+    let roles = roles(context, namespace, server);
+    let wanted = bindings(namespace, server, &roles, &context.cluster.namespace_names());
+    prune(context, namespace, Some(server), &wanted).await.map_err(transient)
 }
 
 /// Makes the bindings of a server exactly the union of what its roles grant.

@@ -1,1 +1,246 @@
+//! From what a person writes to the children as whole values.
 
+use std::collections::BTreeSet;
+
+use kube::ResourceExt;
+use serde_json::json;
+
+use super::*;
+use crate::api::{ClusterMcpRole, McpRole, McpServer};
+use crate::authz::Role;
+use crate::controller::mcp_server::validate::validate;
+
+fn config() -> OperatorConfig {
+    OperatorConfig {
+        namespace: "portcullis-system".into(),
+        pod_name: "operator-0".into(),
+        service_account: "portcullis-operator".into(),
+        image: "example.test/portcullis:1".into(),
+        image_pull_policy: "IfNotPresent".into(),
+        ready: std::sync::Arc::default(),
+    }
+}
+
+fn with_desired<T>(spec: &str, look: impl FnOnce(Desired) -> T) -> T {
+    let text = format!(
+        "{{apiVersion: portcullis.dev/v1alpha1, kind: McpServer, metadata: {{name: ops, namespace: agents, uid: u1}}, spec: {spec}}}"
+    );
+    let server: McpServer = serde_saphyr::from_str(&text).expect("a server");
+    let valid = validate(&server, None, |_| false).expect("valid");
+    let certificates = Certificates { endpoint: Some(BTreeMap::new()), internal: BTreeMap::new() };
+    look(desired(&valid, &config(), certificates))
+}
+
+fn child_metadata(name: &str) -> Value {
+    json!({
+        "name": name,
+        "namespace": "agents",
+        "labels": {
+            "app.kubernetes.io/name": "portcullis-server",
+            "app.kubernetes.io/instance": "ops",
+            "app.kubernetes.io/component": "endpoint",
+            "app.kubernetes.io/part-of": "portcullis",
+            "app.kubernetes.io/managed-by": "portcullis",
+            "portcullis.dev/server": "ops",
+        },
+        "ownerReferences": [{"apiVersion": "portcullis.dev/v1alpha1", "kind": "McpServer", "name": "ops",
+            "uid": "u1", "controller": true}],
+    })
+}
+
+fn pods() -> Value {
+    json!({"app.kubernetes.io/name": "portcullis-server", "portcullis.dev/server": "ops"})
+}
+
+#[test]
+fn the_shortest_server_has_these_children() {
+    with_desired("{}", |desired| {
+        assert_eq!(
+            json!(desired.service),
+            json!({"apiVersion": "v1", "kind": "Service", "metadata": child_metadata("ops-mcp"),
+                "spec": {"type": "ClusterIP", "selector": pods(), "ports": [{"name": "https", "port": 443,
+                    "targetPort": "https", "protocol": "TCP", "appProtocol": "https"}]}})
+        );
+        assert_eq!(
+            json!(desired.service_account),
+            json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": child_metadata("ops-mcp"),
+                "automountServiceAccountToken": false})
+        );
+        assert_eq!(
+            json!(desired.disruption_budget),
+            json!({"apiVersion": "policy/v1", "kind": "PodDisruptionBudget", "metadata": child_metadata("ops-mcp"),
+                "spec": {"maxUnavailable": 1, "selector": {"matchLabels": pods()}}})
+        );
+        assert_eq!(
+            json!(desired.network_policy)["spec"],
+            json!({"podSelector": {"matchLabels": pods()}, "policyTypes": ["Ingress", "Egress"],
+            "ingress": [
+                {"ports": [{"protocol": "TCP", "port": 8443}]},
+                {"ports": [{"protocol": "TCP", "port": 8444}], "from": [
+                    {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "portcullis-system"}}},
+                    {"podSelector": {"matchLabels": pods()}}]},
+                {"ports": [{"protocol": "TCP", "port": 9090}], "from": [{"namespaceSelector": {}}]}],
+            "egress": [
+                {"ports": [{"protocol": "UDP", "port": 53}, {"protocol": "TCP", "port": 53}]},
+                {"ports": [{"protocol": "TCP", "port": 443}, {"protocol": "TCP", "port": 6443}]},
+                {"ports": [{"protocol": "TCP", "port": 8444}], "to": [{"podSelector": {"matchLabels": pods()}}]}]})
+        );
+        let internal = &desired.internal_secret;
+        assert_eq!(json!(internal)["metadata"], child_metadata("ops-mcp-internal"));
+        assert_eq!(internal.type_.as_deref(), Some("portcullis.dev/internal-tls"));
+        let endpoint = desired.endpoint_secret.as_ref().expect("kept by the operator");
+        assert_eq!(json!(endpoint)["metadata"], child_metadata("ops-mcp-tls"));
+        assert_eq!(endpoint.type_.as_deref(), Some("kubernetes.io/tls"));
+    });
+}
+
+#[test]
+fn the_pods_are_restricted_and_hold_one_short_token() {
+    let deployment = with_desired("{}", |desired| json!(desired.deployment));
+    assert_eq!(deployment["metadata"], child_metadata("ops-mcp"));
+    let pod = &deployment["spec"]["template"]["spec"];
+    assert_eq!(pod["automountServiceAccountToken"], false);
+    assert_eq!(pod["enableServiceLinks"], false);
+    assert_eq!(
+        pod["securityContext"],
+        json!({"runAsNonRoot": true, "runAsUser": 65532, "runAsGroup": 65532, "fsGroup": 65532,
+            "seccompProfile": {"type": "RuntimeDefault"}})
+    );
+    let container = &pod["containers"][0];
+    assert_eq!(
+        container["securityContext"],
+        json!({"allowPrivilegeEscalation": false, "readOnlyRootFilesystem": true, "capabilities": {"drop": ["ALL"]}})
+    );
+    assert_eq!(container["image"], "example.test/portcullis:1");
+    assert_eq!(container["args"], json!(["serve"]));
+    assert_eq!(
+        container["resources"],
+        json!({"requests": {"cpu": "10m", "memory": "32Mi"}, "limits": {"memory": "256Mi"}})
+    );
+    let volumes = pod["volumes"].as_array().expect("volumes");
+    let tokens = volumes.iter().filter(|volume| volume.to_string().contains("serviceAccountToken")).count();
+    assert_eq!(tokens, 1);
+    assert_eq!(volumes[2]["projected"]["sources"][0]["serviceAccountToken"]["expirationSeconds"], 600);
+}
+
+#[test]
+fn every_field_of_the_spec_reaches_a_child() {
+    with_desired(
+        "{replicas: 3, resources: {limits: {memory: 1Gi}}, nodeSelector: {disk: ssd}, tolerations: [{key: t, operator: Exists}], expose: {service: {type: NodePort, nodePort: 30443}}}",
+        |desired| {
+            let deployment = json!(desired.deployment);
+            let pod = &deployment["spec"]["template"]["spec"];
+            assert_eq!(deployment["spec"]["replicas"], 3);
+            assert_eq!(pod["containers"][0]["resources"], json!({"limits": {"memory": "1Gi"}}));
+            assert_eq!(pod["nodeSelector"], json!({"disk": "ssd"}));
+            assert_eq!(pod["tolerations"], json!([{"key": "t", "operator": "Exists"}]));
+            let service = json!(desired.service);
+            assert_eq!(service["spec"]["type"], "NodePort");
+            assert_eq!(service["spec"]["ports"][0]["nodePort"], 30443);
+        },
+    );
+}
+
+#[test]
+fn the_same_server_gives_the_same_children() {
+    let spec = "{nodeSelector: {b: '2', a: '1'}}";
+    assert_eq!(with_desired(spec, |desired| desired), with_desired(spec, |desired| desired));
+}
+
+#[test]
+fn a_restart_that_somebody_asked_for_is_kept() {
+    let mut wanted = with_desired("{}", |desired| desired.deployment);
+    let mut live = wanted.clone();
+    let template = live.spec.as_mut().and_then(|spec| spec.template.metadata.as_mut()).expect("metadata");
+    template.annotations = Some(BTreeMap::from([
+        ("kubectl.kubernetes.io/restartedAt".to_owned(), "now".to_owned()),
+        ("other".to_owned(), "x".to_owned()),
+    ]));
+    keep_restart(&mut wanted, &live);
+    assert_eq!(
+        json!(wanted)["spec"]["template"]["metadata"]["annotations"],
+        json!({"kubectl.kubernetes.io/restartedAt": "now"})
+    );
+}
+
+fn role(permissions: &str) -> Role {
+    let text = format!(
+        "{{apiVersion: portcullis.dev/v1alpha1, kind: McpRole, metadata: {{name: r, namespace: agents}}, spec: {{permissions: {permissions}}}}}"
+    );
+    Role::from_role(&serde_saphyr::from_str::<McpRole>(&text).expect("a role")).expect("valid")
+}
+
+fn cluster_role(permissions: &str, scope: &str) -> Role {
+    let text = format!(
+        "{{apiVersion: portcullis.dev/v1alpha1, kind: ClusterMcpRole, metadata: {{name: c}}, spec: {{permissions: {permissions}, {scope}, servers: [{{namespace: agents, name: ops}}]}}}}"
+    );
+    let role: ClusterMcpRole = serde_saphyr::from_str(&text).expect("a role");
+    Role::from_cluster_role(&role, "portcullis-system").expect("valid")
+}
+
+/// Bindings beyond the baseline, as `where -> ClusterRole`.
+fn granted(roles: &[Role]) -> Vec<String> {
+    let namespaces: BTreeSet<String> =
+        ["agents", "team-a", "team-b", "kube-system", "portcullis-system"].map(str::to_owned).into();
+    let all = bindings("agents", "ops", roles, &namespaces);
+    let mut baseline: Vec<(Option<&str>, &str)> = Vec::new();
+    let mut granted = Vec::new();
+    for binding in &all {
+        if binding.name == "portcullis:agents:ops:baseline" {
+            baseline.push((binding.namespace.as_deref(), &binding.cluster_role));
+        } else {
+            let role = binding.cluster_role.trim_start_matches("portcullis:catalogue:");
+            assert_eq!(binding.name, format!("portcullis:agents:ops:{role}"));
+            granted.push(format!("{} -> {role}", binding.namespace.as_deref().unwrap_or("*")));
+        }
+    }
+    assert_eq!(baseline, [(None, "portcullis:server-cluster"), (Some("agents"), "portcullis:server")]);
+    granted
+}
+
+#[test]
+fn a_server_without_roles_has_its_baseline_alone() {
+    assert_eq!(granted(&[]), Vec::<String>::new());
+}
+
+#[test]
+fn rights_are_the_union_of_the_roles_and_nothing_else() {
+    let roles = [
+        role("['k8s:pods:list', 'k8s:namespaces:list']"),
+        role("['k8s:pods:list', 'k8s:pods:logs']"),
+        cluster_role("['k8s:pods:list']", "namespaces: ['team-*', absent]"),
+    ];
+    assert_eq!(
+        granted(&roles),
+        ["agents -> pods:list", "agents -> pods:logs", "team-a -> pods:list", "team-b -> pods:list"]
+    );
+}
+
+#[test]
+fn a_pattern_reaches_neither_the_system_nor_the_operator_and_all_is_one_binding() {
+    assert_eq!(
+        granted(&[cluster_role("['k8s:pods:list']", "namespaces: ['*']")]),
+        ["agents -> pods:list", "team-a -> pods:list", "team-b -> pods:list"]
+    );
+    assert_eq!(granted(&[cluster_role("['k8s:pods:list']", "allNamespaces: true")]), ["* -> pods:list"]);
+}
+
+#[test]
+fn a_binding_names_the_servers_account_and_is_owned_inside_its_namespace_only() {
+    let own = OwnerReference { uid: "u1".into(), ..OwnerReference::default() };
+    let binding = |scope: &str| Binding {
+        namespace: Some(scope.to_owned()),
+        name: "portcullis:agents:ops:pods:list".into(),
+        cluster_role: "portcullis:catalogue:pods:list".into(),
+    };
+    let inside = binding("agents").role_binding("agents", "ops", own.clone()).expect("a RoleBinding");
+    assert_eq!(inside.owner_references().len(), 1);
+    let outside = binding("team-a").role_binding("agents", "ops", own).expect("a RoleBinding");
+    assert_eq!(outside.owner_references().len(), 0);
+    assert_eq!(outside.labels()["portcullis.dev/server-namespace"], "agents");
+    assert_eq!(
+        json!(outside.subjects),
+        json!([{"kind": "ServiceAccount", "name": "ops-mcp", "namespace": "agents"}])
+    );
+    assert_eq!(binding("team-a").cluster_role_binding("agents", "ops"), None);
+}
