@@ -325,6 +325,24 @@ mod tests {
     }
 
     #[test]
+    fn what_would_be_dangerous_elsewhere_is_refused_and_not_cleaned() {
+        for text in [
+            "web;rm -rf /",
+            "$(id)",
+            "`id`",
+            "a|b",
+            "<script>alert(1)</script>",
+            "javascript:alert(1)",
+            "' OR '1'='1",
+            "web--'; DROP TABLE events",
+            "/* a */",
+        ] {
+            let error = check(json!({"namespace": "a", "name": text})).expect_err(text);
+            assert!(error.starts_with("argument \"name\" must be"), "{error}");
+        }
+    }
+
+    #[test]
     fn names_of_kubernetes_pass() {
         for name in ["web", "web-6d4cf56db6-x2x7q", "a.b.c", "1", &"a".repeat(253)] {
             assert!(check(json!({"namespace": "a", "name": name})).is_ok(), "{name}");
