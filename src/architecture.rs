@@ -27,6 +27,7 @@ const LAYERS: &[(&str, u8, &[&str])] = &[
     ("main", 5, &["cli"]),
     ("lib", 5, &["cli"]),
     ("architecture", 5, &[]),
+    ("requirements", 5, &[]),
 ];
 
 /// What a rule must not name: clients, clocks, runtimes and randomness come from outside.

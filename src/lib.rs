@@ -29,6 +29,8 @@ mod k8s;
 mod mcp;
 mod metrics;
 mod pki;
+#[cfg(test)]
+mod requirements;
 mod server;
 mod start;
 mod telemetry;

@@ -28,7 +28,7 @@ pub(super) enum Kind {
     /// A subdomain of RFC 1123: names of most objects.
     Name,
     /// The kind of an object, such as `Pod`.
-    ObjectKind,
+    Type,
     /// Text without control characters, of so many characters at most.
     Text(usize),
     /// A whole number in a range, with what stands for it when it is left out.
@@ -69,7 +69,7 @@ impl Argument {
             Kind::Name => {
                 json!({"type": "string", "pattern": format!("^{LABEL}(\\.{LABEL})*$"), "maxLength": 253})
             }
-            Kind::ObjectKind => {
+            Kind::Type => {
                 json!({"type": "string", "pattern": "^[A-Za-z][A-Za-z0-9]*$", "maxLength": 63})
             }
             Kind::Text(max) => json!({"type": "string", "minLength": 1, "maxLength": max}),
@@ -92,7 +92,7 @@ impl Argument {
         let fits = match self.kind {
             Kind::Label => text(&is_label),
             Kind::Name => text(&is_name),
-            Kind::ObjectKind => text(&is_object_kind),
+            Kind::Type => text(&is_object_kind),
             Kind::Text(max) => text(&|text| {
                 !text.is_empty() && text.chars().count() <= max && !text.chars().any(char::is_control)
             }),
@@ -108,7 +108,7 @@ impl Argument {
         match self.kind {
             Kind::Label => refuse("at most 63 lower-case letters, digits and '-', such as \"team-a\""),
             Kind::Name => refuse("at most 253 lower-case letters, digits, '-' and '.', such as \"web-1\""),
-            Kind::ObjectKind => refuse("the kind of an object, such as \"Pod\""),
+            Kind::Type => refuse("the kind of an object, such as \"Pod\""),
             Kind::Text(max) => refuse(&format!("text of 1 to {max} characters without control characters")),
             Kind::Integer { .. } | Kind::Boolean => refuse("true or false"),
         }
@@ -251,7 +251,7 @@ mod tests {
     const TABLE: &[Argument] = &[
         Argument::required("namespace", Kind::Label, "n"),
         Argument::optional("name", Kind::Name, "n"),
-        Argument::optional("kind", Kind::ObjectKind, "k"),
+        Argument::optional("kind", Kind::Type, "k"),
         Argument::optional("labelSelector", Kind::Text(10), "l"),
         Argument::optional("limit", Kind::Integer { min: 1, max: 500, default: Some(100) }, "l"),
         Argument::optional("previous", Kind::Boolean, "p"),
@@ -322,6 +322,24 @@ mod tests {
     fn a_confirmation_by_the_caller_itself_is_refused_with_its_reason() {
         let error = check(json!({"namespace": "a", "confirm": true})).expect_err("refused");
         assert!(error.starts_with("argument \"confirm\" is not known (a caller cannot confirm"), "{error}");
+    }
+
+    #[test]
+    fn what_would_be_dangerous_elsewhere_is_refused_and_not_cleaned() {
+        for text in [
+            "web;rm -rf /",
+            "$(id)",
+            "`id`",
+            "a|b",
+            "<script>alert(1)</script>",
+            "javascript:alert(1)",
+            "' OR '1'='1",
+            "web--'; DROP TABLE events",
+            "/* a */",
+        ] {
+            let error = check(json!({"namespace": "a", "name": text})).expect_err(text);
+            assert!(error.starts_with("argument \"name\" must be"), "{error}");
+        }
     }
 
     #[test]

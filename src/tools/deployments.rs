@@ -19,7 +19,7 @@ use super::args::{self, Argument, Arguments, Kind};
 use super::errors::Call;
 use super::list::{self, Listed, Listing};
 use super::table::{Column, object_age};
-use super::{Context, InvalidArguments, Invocation, Output, Tool, ToolError, output, output_schema, request};
+use super::{Context, Invocation, Output, Parsed, Tool, ToolError, output, output_schema, request};
 use crate::api::names;
 use crate::authz::{Permission, Permit, Target};
 
@@ -121,7 +121,7 @@ struct ScaleCall {
     replicas: i32,
 }
 
-fn parse_scale(given: &Map<String, Value>) -> Result<Box<dyn Invocation>, InvalidArguments> {
+fn parse_scale(given: &Map<String, Value>) -> Parsed {
     let mut arguments = Arguments::check(given, &SCALE_ARGUMENTS)?;
     let replicas = arguments.integer(REPLICAS.name).and_then(|replicas| i32::try_from(replicas).ok());
     Ok(Box::new(ScaleCall {
@@ -227,7 +227,7 @@ struct RestartCall {
     name: String,
 }
 
-fn parse_restart(given: &Map<String, Value>) -> Result<Box<dyn Invocation>, InvalidArguments> {
+fn parse_restart(given: &Map<String, Value>) -> Parsed {
     let mut arguments = Arguments::check(given, &RESTART_ARGUMENTS)?;
     Ok(Box::new(RestartCall {
         namespace: arguments.required_text(NAMESPACE.name),

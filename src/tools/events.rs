@@ -19,7 +19,9 @@ use super::args::{self, Argument, Arguments, Kind};
 use super::errors::Call;
 use super::list::{self, CONTINUE, FIELD_SELECTOR, LABEL_SELECTOR, LIMIT, NAMESPACE, Query, Step};
 use super::table::{age, plain, render};
-use super::{Context, InvalidArguments, Invocation, Output, Tool, ToolError, output, output_schema, request};
+use super::{
+    Context, InvalidArguments, Invocation, Output, Parsed, Tool, ToolError, output, output_schema, request,
+};
 use crate::authz::{Permission, Permit, Target};
 
 /// Events of one request.
@@ -36,7 +38,7 @@ const MAX_MESSAGE: usize = 512;
 
 const OBJECT_KIND: Argument = Argument::optional(
     "kind",
-    Kind::ObjectKind,
+    Kind::Type,
     "Only Events about objects of this kind, such as \"Pod\" or \"Deployment\".",
 );
 const OBJECT_NAME: Argument =
@@ -115,7 +117,7 @@ struct List {
     after: Option<Position>,
 }
 
-fn parse(given: &Map<String, Value>) -> Result<Box<dyn Invocation>, InvalidArguments> {
+fn parse(given: &Map<String, Value>) -> Parsed {
     Ok(Box::new(List::parse(given)?))
 }
 

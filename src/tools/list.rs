@@ -20,7 +20,7 @@ use serde_json::{Map, Value};
 use super::args::{Argument, Arguments, Kind, is_label};
 use super::errors::Call;
 use super::table::{self, Column, Page, Row};
-use super::{Context, InvalidArguments, Invocation, Output, ToolError, output, request};
+use super::{Context, InvalidArguments, Invocation, Output, Parsed, ToolError, output, request};
 use crate::authz::{Permit, Target};
 
 /// Namespaces that one call looks into, at most; the cursor goes on with the others.
@@ -126,10 +126,7 @@ impl Query {
 ///
 /// # Errors
 /// [`InvalidArguments`] names the argument at fault.
-pub(super) fn parse(
-    listing: &'static Listing,
-    given: &Map<String, Value>,
-) -> Result<Box<dyn Invocation>, InvalidArguments> {
+pub(super) fn parse(listing: &'static Listing, given: &Map<String, Value>) -> Parsed {
     let mut arguments = Arguments::check(given, &ARGUMENTS)?;
     let cursor =
         arguments.text(CONTINUE.name).map(|text| Cursor::decode(&text, listing.plural)).transpose()?;

@@ -64,8 +64,11 @@ pub(crate) struct Tool {
     /// JSON Schema of the structured result.
     pub(crate) output_schema: fn() -> Map<String, Value>,
     /// Parses arguments by type.
-    pub(crate) parse: fn(Map<String, Value>) -> Result<Box<dyn Invocation>, InvalidArguments>,
+    pub(crate) parse: fn(Map<String, Value>) -> Parsed,
 }
+
+/// A call whose arguments fit, or what does not.
+pub(crate) type Parsed = Result<Box<dyn Invocation>, InvalidArguments>;
 
 /// A tool with parsed arguments, ready to be authorized and run.
 pub(crate) trait Invocation: Send {

@@ -11,7 +11,7 @@ use serde_json::{Map, Value};
 
 use super::args::{self, Argument, Arguments};
 use super::list::{self, CONTINUE, LIMIT};
-use super::{Context, InvalidArguments, Invocation, Output, Tool, ToolError, output, output_schema, table};
+use super::{Context, Invocation, Output, Parsed, Tool, ToolError, output, output_schema, table};
 use crate::authz::{Permission, Permit, Role, Target};
 
 static ARGUMENTS: [Argument; 2] = [LIMIT, CONTINUE];
@@ -61,7 +61,7 @@ struct List {
     after: Option<String>,
 }
 
-fn parse(given: &Map<String, Value>) -> Result<Box<dyn Invocation>, InvalidArguments> {
+fn parse(given: &Map<String, Value>) -> Parsed {
     let mut arguments = Arguments::check(given, &ARGUMENTS)?;
     let cursor = arguments.text(CONTINUE.name).map(|text| list::decode::<Cursor>(&text)).transpose()?;
     let limit = arguments.count(LIMIT.name).expect("the table has a default") as usize;

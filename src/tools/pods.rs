@@ -19,7 +19,9 @@ use super::errors::Call;
 use super::list::{self, Listed, Listing};
 use super::pod_view::PodView;
 use super::table::{Column, object_age};
-use super::{Context, InvalidArguments, Invocation, Output, Tool, ToolError, output, output_schema, request};
+use super::{
+    Context, InvalidArguments, Invocation, Output, Parsed, Tool, ToolError, output, output_schema, request,
+};
 use crate::authz::{Permission, Permit, Target};
 
 /// Most bytes of a log, counted from its end.
@@ -279,7 +281,7 @@ struct ReadLog {
 }
 invocation_on_pod!(ReadLog, pod);
 
-fn parse_log(given: &Map<String, Value>) -> Result<Box<dyn Invocation>, InvalidArguments> {
+fn parse_log(given: &Map<String, Value>) -> Parsed {
     let (pod, mut arguments) = PodName::take(given, &LOG_ARGUMENTS)?;
     let params = LogParams {
         container: arguments.text(CONTAINER.name),
