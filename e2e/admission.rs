@@ -224,7 +224,11 @@ async fn the_operator_lets_itself_into_labelled_namespaces_only() {
 
     given(&admin, &binding).await;
     namespace.label("portcullis.dev/servers-");
-    allowed("leaving a namespace that lost its label", delete(&operator, &binding).await);
+    // The operator of the cluster may have left by itself meanwhile, which shows the same.
+    let left = delete(&operator, &binding).await;
+    if !left.as_ref().is_err_and(|message| message.ends_with("not found")) {
+        allowed("leaving a namespace that lost its label", left);
+    }
 }
 
 #[tokio::test]

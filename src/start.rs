@@ -101,11 +101,16 @@ async fn serve_object(arguments: ServeArguments) -> anyhow::Result<()> {
     let (sender, refusals) = Notifier::queue();
     let notifying =
         notify(client.clone(), policy.clone(), arguments.pod_name, refusals, ended.clone(), metrics.clone());
+    let following = async {
+        following.await;
+        ended.cancel();
+    };
     let background = async {
         tokio::join!(following, notifying);
     };
     let audit = (PathBuf::from(AUDIT_FILE), Settings { refusals: Some(sender), ..Settings::default() });
-    endpoint(config, admin, client, policy, audit, background, (registry, metrics), (stop, ended)).await
+    let process = Process { client, policy, registry, metrics, stop, ended: ended.clone() };
+    endpoint(config, admin, audit, process, background).await
 }
 
 /// Serves what the files of a directory say, on this machine, with the cluster of the kubeconfig.
@@ -150,20 +155,32 @@ async fn serve_directory(directory: &Path, arguments: ServeArguments) -> anyhow:
     };
     let admin = arguments.admin_listen.unwrap_or_else(|| local(names::ADMIN_PORT as u16));
     let audit = (generated.join("audit.db"), Settings::default());
-    endpoint(config, admin, client, policy, audit, following, metrics(), (stop, ended)).await
+    let (registry, metrics) = metrics();
+    endpoint(config, admin, audit, Process { client, policy, registry, metrics, stop, ended }, following)
+        .await
+}
+
+/// What the parts of an endpoint share.
+struct Process {
+    client: kube::Client,
+    policy: Policy,
+    registry: Arc<Registry>,
+    metrics: Arc<Metrics>,
+    /// Told to stop: no new requests.
+    stop: CancellationToken,
+    /// The last request has ended.
+    ended: CancellationToken,
 }
 
 /// Runs an endpoint with its record, its policy's source, and its health, and ends them in that order.
 async fn endpoint(
     config: ServeConfig,
     admin: SocketAddr,
-    client: kube::Client,
-    policy: Policy,
     (audit_file, settings): (PathBuf, Settings),
+    process: Process,
     background: impl Future<Output = ()>,
-    (registry, metrics): (Arc<Registry>, Arc<Metrics>),
-    (stop, ended): (CancellationToken, CancellationToken),
 ) -> anyhow::Result<()> {
+    let Process { client, policy, registry, metrics, stop, ended } = process;
     let name = format!("{}/{}", config.namespace, config.server);
     let (audit, writer) = AuditLog::open_with(&audit_file, &name, metrics.clone(), settings)
         .with_context(|| format!("audit log {}", audit_file.display()))?;

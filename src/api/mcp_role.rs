@@ -1,5 +1,8 @@
 //! `McpRole` and `ClusterMcpRole`: what may be done.
 
+// The columns of a kind are repeated attributes by design of the derive.
+#![allow(clippy::duplicated_attributes)]
+
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;

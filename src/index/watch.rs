@@ -33,7 +33,7 @@ const RETRIED: SignedDuration = SignedDuration::from_secs(90);
 
 /// One piece of news of one watch.
 enum News {
-    Server(Event<DeserializeGuard<McpServer>>),
+    Server(Box<Event<DeserializeGuard<McpServer>>>),
     Role(Event<DeserializeGuard<McpRole>>),
     ClusterRole(Event<DeserializeGuard<ClusterMcpRole>>),
     Key(Event<DeserializeGuard<McpApiKey>>),
@@ -106,7 +106,7 @@ fn watches(client: &Client, subject: &Subject) -> BoxStream<'static, News> {
     let roles = Api::namespaced(client.clone(), namespace);
     let keys = Api::namespaced(client.clone(), namespace);
     let streams = [
-        watch(servers, own, Source::Server, News::Server),
+        watch(servers, own, Source::Server, |event| News::Server(Box::new(event))),
         watch(roles, all.clone(), Source::Role, News::Role),
         watch(keys, all.clone(), Source::Key, News::Key),
         watch(Api::all(client.clone()), all.clone(), Source::ClusterRole, News::ClusterRole),
@@ -168,7 +168,7 @@ impl Known {
     /// Takes in one piece of news, and says whether anything is different now.
     fn learn(&mut self, news: News) -> bool {
         let (source, changed) = match news {
-            News::Server(event) => (Source::Server, self.servers.learn(event, decoded)),
+            News::Server(event) => (Source::Server, self.servers.learn(*event, decoded)),
             News::Role(event) => (Source::Role, self.roles.learn(event, decoded)),
             News::ClusterRole(event) => (Source::ClusterRole, self.cluster_roles.learn(event, decoded)),
             News::Key(event) => (Source::Key, self.keys.learn(event, decoded)),

@@ -47,6 +47,9 @@ pub(super) struct Connection {
 pub(super) type Answering =
     Arc<dyn Fn(Connection, Request<Incoming>) -> BoxFuture<'static, Response<Body>> + Send + Sync>;
 
+/// Knows a peer by its certificate, or does not.
+pub(super) type Identifying = Arc<dyn Fn(Option<&CertificateDer<'_>>) -> Option<Peer> + Send + Sync>;
+
 /// One listener.
 pub(super) struct Listener {
     /// The socket.
@@ -54,7 +57,7 @@ pub(super) struct Listener {
     /// TLS of the next handshake.
     pub(super) tls: Box<dyn Fn() -> Arc<ServerConfig> + Send + Sync>,
     /// Knows the peer by its certificate; none: the connection is closed.
-    pub(super) identify: Arc<dyn Fn(Option<&CertificateDer<'_>>) -> Option<Peer> + Send + Sync>,
+    pub(super) identify: Identifying,
     /// Answers its requests.
     pub(super) answering: Answering,
     /// Most connections at a time.

@@ -90,11 +90,14 @@ fn certificates(pem: &[u8], file: &'static str) -> Result<Vec<CertificateDer<'st
     all.ok().filter(|all| !all.is_empty()).ok_or(LoadTls::Pem { file })
 }
 
+/// Makes something of the files of a directory.
+type Build<T> = Box<dyn Fn(&Files) -> Result<T, LoadTls> + Send + Sync>;
+
 /// What is made of the files of a directory, made anew when they change.
 pub(super) struct Hot<T> {
     directory: PathBuf,
     with_ca: bool,
-    build: Box<dyn Fn(&Files) -> Result<T, LoadTls> + Send + Sync>,
+    build: Build<T>,
     tried: Mutex<Files>,
     current: ArcSwap<T>,
 }

@@ -11,7 +11,8 @@ async fn every_credential_that_proves_nothing_gets_the_same_answer_and_its_own_r
     let (key, unknown) = (fixture.key.clone(), unknown_key());
     let bearer = format!("Bearer {key}");
     // The id of a real key with the secret of another one does not pass the checksum; this one is well formed.
-    let cases: Vec<(Vec<(&str, &str)>, &str, &str)> = vec![
+    type Case<'a> = (Vec<(&'a str, &'a str)>, &'a str, &'a str);
+    let cases: Vec<Case<'_>> = vec![
         (vec![], "missing", "anonymous"),
         (vec![("x-api-key", &unknown)], "unknown_key", "unknown"),
         (vec![("x-api-key", &key), ("authorization", &bearer)], "ambiguous", "unknown"),
