@@ -38,7 +38,7 @@ fi
 kubectl label namespace "$namespace" portcullis.dev/servers=local --overwrite >/dev/null
 # The operator's admission policies take a moment until the API server knows them.
 for attempt in $(seq 10); do
-  kubectl -n "$namespace" apply -f manifests/samples/quickstart.yaml >&2 && break
+  kubectl -n "$namespace" apply -f manifests/samples/quickstart.yaml -f manifests/samples/workload.yaml >&2 && break
   [ "$attempt" != 10 ] || die "the samples could not be applied"
   sleep 1
 done
@@ -83,15 +83,17 @@ export PORTCULLIS_ADMIN_KEY
   printf 'export PORTCULLIS_ADMIN_KEY=%q\n' "$PORTCULLIS_ADMIN_KEY"
   printf 'export PORTCULLIS_VIEWER_KEY=%q\n' "$viewer"
   printf 'export PORTCULLIS_NAMESPACE=%q\n' "$namespace"
+  printf 'export PORTCULLIS_SERVER=%q\n' "$server"
 } >"$dev/env.tmp"
 mv "$dev/env.tmp" "$dev/env"
 
+call() { # KEY TOOL ARGUMENTS: the answer, and whether there was one that is no error
+  "$PORTCULLIS_E2E_PYTHON" e2e/clients/call.py "$url" "$dev/ca.crt" "$@" 2>"$dev/call.log"
+}
+export PORTCULLIS_VIEWER_KEY=$viewer
 # A NodePort answers about a second after its pods are ready.
 for attempt in $(seq 15); do
-  if answer=$("$PORTCULLIS_E2E_PYTHON" e2e/clients/call.py "$url" "$dev/ca.crt" @PORTCULLIS_ADMIN_KEY \
-    pods_list "{\"namespace\": \"$namespace\"}" 2>"$dev/call.log"); then
-    break
-  fi
+  answer=$(call @PORTCULLIS_VIEWER_KEY pods_list "{\"namespace\": \"$namespace\"}") && break
   if [ "$attempt" = 15 ]; then
     cat "$dev/call.log" >&2
     printf '%s\n' "${answer:-}" >&2
@@ -99,10 +101,14 @@ for attempt in $(seq 15); do
   fi
   sleep 1
 done
+scale="{\"namespace\": \"$namespace\", \"name\": \"web\", \"replicas\": 3}"
+call @PORTCULLIS_ADMIN_KEY deployments_scale "$scale" >/dev/null || die "the admin could not scale: $(cat "$dev/call.log")"
+if call @PORTCULLIS_VIEWER_KEY deployments_scale "$scale" >/dev/null; then die "the viewer could scale"; fi
 rm -f "$dev/call.log"
 printf '%s\n' "$answer"
 say "
-Portcullis is up ($((SECONDS - began)) s); the answer above is pods_list of namespace $namespace, called as admin.
+Portcullis is up ($((SECONDS - began)) s); the answer above is pods_list of namespace $namespace, called as viewer.
+The admin has scaled Deployment web to 3; the viewer was refused when it tried the same.
 
   URL          $url/mcp  (legacy clients: $url/sse)
   settings     . $dev/env
