@@ -51,7 +51,7 @@ check-generated:
     fi
     PATH="$(e2e/kind/cluster path):$PATH" charts/render.sh --check
 
-# Build the container image localhost/portcullis:TAG, at most 25 MiB.
+# Build the container image localhost/portcullis:TAG. PROFILE=release builds what is shipped: at most 25 MiB.
 image tag="dev":
     e2e/image.sh {{ tag }}
 

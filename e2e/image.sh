@@ -2,7 +2,7 @@
 # Builds the container image from a static binary: image.sh [TAG] makes localhost/portcullis:TAG (default "dev")
 # and gives the same image a second tag that changes with its contents, which it prints: a Deployment that
 # names that one is rolled out anew exactly when the image is another.
-# PROFILE=fast (the default) is for tests, PROFILE=release for releases.
+# PROFILE=fast (the default) is for tests, PROFILE=release for releases: at most 25 MiB.
 set -euo pipefail
 # shellcheck source=e2e/kind/lib.sh
 . "$(dirname "${BASH_SOURCE[0]}")/kind/lib.sh"
@@ -30,7 +30,8 @@ chmod 0644 "$context/ca-certificates.crt" "$context/passwd" "$context/group"
 # The classic builder needs neither buildx nor a frontend image.
 DOCKER_BUILDKIT=0 docker build -q --network none -t "$image" -f Containerfile "$context" >/dev/null
 size=$(docker image inspect -f '{{.Size}}' "$image")
-[ "$size" -le "$limit" ] || die "$image has $size bytes; at most $limit are allowed"
+# The limit is for what is shipped: without link-time optimization the same code takes half as much again.
+if [ "$profile" = release ] && [ "$size" -gt "$limit" ]; then die "$image has $size bytes; at most $limit are allowed"; fi
 id=$(docker image inspect -f '{{.Id}}' "$image")
 id=${id#sha256:}
 unique=$tag-${id:0:12}
