@@ -66,7 +66,7 @@ struct Done {
 
 impl Handshakes {
     /// Forgets a server that is gone.
-    pub(in crate::controller) fn forget(&self, server: &McpServer) {
+    pub(in crate::controller) fn forget(&self, server: &impl ResourceExt) {
         self.lock().remove(&server.uid().unwrap_or_default());
     }
 
