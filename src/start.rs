@@ -274,5 +274,7 @@ async fn client() -> anyhow::Result<kube::Client> {
         .context("no cluster: run inside one, or set KUBECONFIG to a file that names one")?;
     // Each caller knows what may be tried again; a retried write could happen twice.
     config.default_retry = false;
+    // A connection that died without a word is given up. Every watch ends by itself well before this.
+    config.read_timeout = Some(std::time::Duration::from_secs(75));
     Ok(kube::Client::try_from(config)?)
 }

@@ -61,17 +61,22 @@ impl Authorities {
     }
 }
 
-/// Loads both authorities, or makes them. Tries until it succeeds: without them nothing can be done.
+/// Loads both authorities, or makes them. Tries each until it succeeds: without them no certificate can be issued.
 pub(super) async fn load(context: &Context) {
-    for (name, slot) in [(ENDPOINT, &context.authorities.endpoint), (INTERNAL, &context.authorities.internal)]
-    {
-        while slot.load().is_none() {
-            match read_or_make(context, name, None).await {
-                Ok(pair) => slot.store(Some(Arc::new(pair))),
-                Err(error) => {
-                    tracing::error!(%error, source = ?std::error::Error::source(&error), "Authority not loaded");
-                    tokio::time::sleep(Duration::from_secs(2)).await;
-                }
+    let authorities = &context.authorities;
+    tokio::join!(
+        load_one(context, ENDPOINT, &authorities.endpoint),
+        load_one(context, INTERNAL, &authorities.internal)
+    );
+}
+
+async fn load_one(context: &Context, name: &'static str, slot: &ArcSwapOption<Pair>) {
+    while slot.load().is_none() {
+        match read_or_make(context, name, None).await {
+            Ok(pair) => slot.store(Some(Arc::new(pair))),
+            Err(error) => {
+                tracing::error!(%error, source = ?std::error::Error::source(&error), "Authority not loaded");
+                tokio::time::sleep(Duration::from_secs(2)).await;
             }
         }
     }

@@ -27,6 +27,9 @@ const FIRST_PAUSE: Duration = Duration::from_secs(1);
 /// Longest pause between failures.
 const LONGEST_PAUSE: Duration = Duration::from_secs(300);
 
+/// Most time that a look may take: one that hangs must not take a place from the others for ever.
+pub(super) const LIMIT: Duration = Duration::from_secs(60);
+
 /// How a look at an object ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Outcome {
@@ -136,7 +139,7 @@ where
     K: Resource<DynamicType = ()>,
     F: Future<Output = Result<Outcome, Transient>> + Send + 'static,
 {
-    let result = reconcile(context.clone(), object.clone()).await;
+    let result = within_limit(reconcile(context.clone(), object.clone())).await;
     let label = match &result {
         Ok(Outcome::Settled(_)) => "success",
         Ok(Outcome::Invalid(_)) => "invalid",
@@ -153,6 +156,12 @@ where
             Err(error)
         }
     }
+}
+
+/// Each step of a reconcile is safe to stop and to do again, so one that takes too long is dropped and retried.
+async fn within_limit(look: impl Future<Output = Result<Outcome, Transient>>) -> Result<Outcome, Transient> {
+    let late = |_| Err(Transient::apply(format!("took longer than {} s", LIMIT.as_secs())));
+    tokio::time::timeout(LIMIT, look).await.unwrap_or_else(late)
 }
 
 fn full_name<K: Resource<DynamicType = ()>>(object: &Guarded<K>) -> String {
@@ -185,5 +194,11 @@ mod tests {
         assert_eq!(backoff.failed("b", 0), Duration::from_secs(1), "each object by itself");
         backoff.succeeded("a");
         assert_eq!(backoff.failed("a", 0), Duration::from_secs(1));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_look_that_hangs_ends_as_a_fault_that_may_go_away() {
+        let error = within_limit(std::future::pending()).await.expect_err("it hangs");
+        assert_eq!(error.to_string(), "took longer than 60 s");
     }
 }

@@ -12,6 +12,7 @@ mod mcp_server;
 mod namespaces;
 mod status;
 
+use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -35,6 +36,9 @@ use namespaces::Namespaces;
 const LEASE: &str = "portcullis-operator";
 /// Time between two looks at what no watch shows: Secrets, certificates, bindings of servers that are gone.
 const PERIOD: Duration = Duration::from_secs(60);
+
+/// Time that the authorities may take before everything else starts without them.
+const LOADED_WITHIN: Duration = Duration::from_secs(3);
 
 /// What the operator must be told.
 #[derive(Clone, Debug)]
@@ -158,7 +162,16 @@ impl Context {
     /// Reconciles everything for as long as it is polled.
     async fn lead(self: &Arc<Self>) {
         self.cluster.wait_until_ready().await;
-        authorities::load(self).await;
+        let mut loading = std::pin::pin!(authorities::load(self));
+        // Usually they are there at once, and the first look at each server finds them.
+        let are_loaded = tokio::time::timeout(LOADED_WITHIN, &mut loading).await.is_ok();
+        // A Secret that holds no authority keeps servers from being made; it must not keep rights from being revoked.
+        let load = async {
+            if !are_loaded {
+                loading.await;
+                self.cluster.look_at_servers(|_| true);
+            }
+        };
         let (cluster, queues) = (&self.cluster, &self.cluster.queues);
         tokio::join!(
             engine::drive("McpServer", self, &cluster.servers, &queues.servers, mcp_server::reconcile),
@@ -174,6 +187,7 @@ impl Context {
             engine::drive("Namespace", self, &cluster.namespaces, &queues.namespaces, namespaces::reconcile),
             namespaces::watch_children(self),
             self.sweep(),
+            load,
         );
     }
 
@@ -183,8 +197,15 @@ impl Context {
         ticks.tick().await;
         loop {
             ticks.tick().await;
-            authorities::check(self).await;
-            mcp_server::remove_orphaned_bindings(self).await;
+            within_limit("authorities", authorities::check(self)).await;
+            within_limit("orphaned bindings", mcp_server::remove_orphaned_bindings(self)).await;
         }
+    }
+}
+
+/// Gives up a step of a sweep that takes too long: the next sweep does it again.
+async fn within_limit(step: &'static str, work: impl Future<Output = ()>) {
+    if tokio::time::timeout(engine::LIMIT, work).await.is_err() {
+        tracing::warn!(step, "Sweep took too long");
     }
 }

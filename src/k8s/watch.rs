@@ -116,7 +116,10 @@ pub(crate) async fn follow<K>(
         match events.try_next().await {
             Ok(None) => return,
             Ok(Some(event)) => {
-                pause = FIRST_PAUSE;
+                // A new list is announced before it is asked for: only an answer shows that asking works.
+                if !matches!(event, Event::Init) {
+                    pause = FIRST_PAUSE;
+                }
                 for change in apply(&store, &mut writer, &mut listed, event) {
                     if change.is_change() {
                         changed(&change);
@@ -127,12 +130,20 @@ pub(crate) async fn follow<K>(
                 tracing::warn!(kind = %K::kind(&()), %error, "Watch failed");
                 tokio::select! {
                     () = stop.cancelled() => return,
-                    () = tokio::time::sleep(pause) => {}
+                    () = tokio::time::sleep(jittered(pause)) => {}
                 }
                 pause = (pause * 2).min(LONGEST_PAUSE);
             }
         }
     }
+}
+
+/// A pause and up to a quarter more, so that watches which failed together do not ask together.
+fn jittered(pause: Duration) -> Duration {
+    let mut random = [0];
+    // Without randomness there is no jitter, and nothing else is lost.
+    let _ = aws_lc_rs::rand::fill(&mut random);
+    pause + pause / 4 * u32::from(random[0]) / 256
 }
 
 /// Writes an event into the copy. What a new list no longer has is gone; what it has may be known already.
@@ -218,6 +229,13 @@ mod tests {
             .map(|c| (c.object().name_any(), c.before.is_some(), c.after.is_some()))
             .collect();
         assert_eq!(told, [("comes".to_owned(), false, true), ("goes".to_owned(), true, false)]);
+    }
+
+    #[test]
+    fn a_pause_grows_by_less_than_a_quarter() {
+        let pauses: Vec<Duration> = (0..100).map(|_| jittered(FIRST_PAUSE)).collect();
+        assert!(pauses.iter().all(|pause| (FIRST_PAUSE..FIRST_PAUSE * 5 / 4).contains(pause)));
+        assert!(pauses.iter().any(|pause| *pause != pauses[0]));
     }
 
     #[test]

@@ -14,7 +14,7 @@ use crate::authz::Role;
 use crate::controller::Context;
 use crate::k8s::watch::find;
 
-use super::desired::{Desired, keep_restart};
+use super::desired::{Desired, keep_restart, keep_secrets};
 use super::observe::{Observed, is_owned};
 use super::validate::ValidatedServer;
 use super::{Problem, rights};
@@ -33,7 +33,7 @@ pub(super) async fn apply(
     let (namespace, name) = (server.namespace, names::workload(server.name));
     let (client, applier, live) = (&context.client, &context.applier, &observed.children);
     let Desired {
-        service_account,
+        mut service_account,
         service,
         network_policy,
         disruption_budget,
@@ -47,8 +47,12 @@ pub(super) async fn apply(
     let services: Api<Service> = Api::namespaced(client.clone(), namespace);
     let policies: Api<NetworkPolicy> = Api::namespaced(client.clone(), namespace);
     let budgets: Api<PodDisruptionBudget> = Api::namespaced(client.clone(), namespace);
+    let live_account = find(&live.service_accounts, namespace, &name);
+    if let Some(live) = &live_account {
+        keep_secrets(&mut service_account, live);
+    }
     tokio::try_join!(
-        applier.ensure(&service_accounts, find(&live.service_accounts, namespace, &name), &service_account),
+        applier.ensure(&service_accounts, live_account, &service_account),
         applier.ensure(&services, find(&live.services, namespace, &name), &service),
         applier.ensure(&policies, find(&live.network_policies, namespace, &name), &network_policy),
         applier.ensure(&budgets, find(&live.disruption_budgets, namespace, &name), &disruption_budget),

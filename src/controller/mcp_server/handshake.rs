@@ -42,12 +42,16 @@ use super::validate::ValidatedServer;
 const REVISION: &str = "2026-07-28";
 /// Most time that a handshake may take.
 const LIMIT: Duration = Duration::from_secs(5);
-/// Most bytes of an answer.
-const MAX_ANSWER: usize = 4 << 20;
+/// Most bytes of all answers of one handshake together.
+const MAX_ANSWERS: usize = 512 << 10;
+/// Most characters of a version and of an error's text that are kept: they stand in the status.
+const MAX_TEXT: usize = 64;
+/// Most versions of the protocol that are kept.
+const MAX_VERSIONS: usize = 16;
 /// A change is looked at once more after this time.
 const AGAIN_AFTER: Duration = Duration::from_secs(10);
 /// Most pages of a list of tools.
-const MAX_PAGES: usize = 32;
+const MAX_PAGES: usize = 8;
 
 /// What was said in the last handshake of each server, by uid.
 #[derive(Default)]
@@ -66,7 +70,7 @@ struct Done {
 
 impl Handshakes {
     /// Forgets a server that is gone.
-    pub(in crate::controller) fn forget(&self, server: &McpServer) {
+    pub(in crate::controller) fn forget(&self, server: &impl ResourceExt) {
         self.lock().remove(&server.uid().unwrap_or_default());
     }
 
@@ -204,6 +208,8 @@ struct Endpoint {
     connection: tokio::task::JoinHandle<()>,
     host: String,
     path: String,
+    /// Bytes that may still be answered.
+    budget: usize,
 }
 
 impl Drop for Endpoint {
@@ -236,7 +242,8 @@ impl Endpoint {
             // The end of a connection shows itself in the request that used it.
             let _ = connection.await;
         });
-        Ok(Self { sender, connection, host, path: server.spec.transports.streamable_http.path.clone() })
+        let path = server.spec.transports.streamable_http.path.clone();
+        Ok(Self { sender, connection, host, path, budget: MAX_ANSWERS })
     }
 
     async fn ask(&mut self) -> Result<ServerInfo, Error> {
@@ -279,13 +286,17 @@ impl Endpoint {
         self.sender.ready().await.map_err(|error| failed(error.to_string()))?;
         let response = self.sender.send_request(request).await.map_err(|error| failed(error.to_string()))?;
         let status = response.status();
-        let body = Limited::new(response.into_body(), MAX_ANSWER);
+        let body = Limited::new(response.into_body(), self.budget);
         let bytes = body.collect().await.map_err(|error| failed(error.to_string()))?.to_bytes();
+        self.budget = self.budget.saturating_sub(bytes.len());
         let mut answer: Value =
             serde_json::from_slice(&bytes).map_err(|_| failed(format!("answered {status} and no JSON")))?;
         match answer["result"].take() {
             result @ Value::Object(_) if status.is_success() => Ok(result),
-            _ => Err(failed(format!("answered {status}: {}", answer["error"]["message"]))),
+            _ => {
+                let message = answer["error"]["message"].as_str().unwrap_or_default();
+                Err(failed(format!("answered {status}: {:?}", short(message))))
+            }
         }
     }
 }
@@ -309,15 +320,21 @@ fn server_info(discovered: &Value, tools: &[Value]) -> ServerInfo {
     shapes.sort();
     let hex: String = sha256(shapes.join("\n").as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect();
     ServerInfo {
-        version: info["version"].as_str().unwrap_or_default().to_owned(),
+        version: short(info["version"].as_str().unwrap_or_default()),
         protocol_versions: versions
             .into_iter()
             .flatten()
-            .filter_map(|version| version.as_str().map(str::to_owned))
+            .filter_map(|version| version.as_str().map(short))
+            .take(MAX_VERSIONS)
             .collect(),
         tools: i32::try_from(tools.len()).unwrap_or(i32::MAX),
         tools_digest: format!("sha256:{hex}"),
     }
+}
+
+/// The beginning of a text that a peer chose.
+fn short(text: &str) -> String {
+    text.chars().take(MAX_TEXT).collect()
 }
 
 /// A value with the keys of its objects in order.

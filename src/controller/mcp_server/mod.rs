@@ -83,17 +83,18 @@ pub(super) async fn reconcile(
     context: Arc<Context>,
     object: Arc<Guarded<McpServer>>,
 ) -> Result<Outcome, Transient> {
+    let namespace = object.namespace().unwrap_or_default();
+    // Cleaning up needs the name alone, so it does not matter whether the rest can be read.
+    if object.meta().deletion_timestamp.is_some() {
+        rights::remove_all(&context, &namespace, &object.name_any()).await?;
+        set_finalizer(&context, object.as_ref(), false).await?;
+        context.handshakes.forget(object.as_ref());
+        return Ok(Outcome::Settled(None));
+    }
     let server = match &object.0 {
         Ok(server) => server,
         Err(error) => return unreadable(&context, &object, &error.error).await,
     };
-    if server.meta().deletion_timestamp.is_some() {
-        rights::remove_all(&context, server).await?;
-        set_finalizer(&context, server, false).await?;
-        context.handshakes.forget(server);
-        return Ok(Outcome::Settled(None));
-    }
-    let namespace = server.namespace().unwrap_or_default();
     let Some(labels) = find(&context.cluster.namespaces, "", &namespace)
         .filter(|found| found.metadata.deletion_timestamp.is_none())
         .map(|found| found.metadata.labels.unwrap_or_default())
@@ -153,7 +154,8 @@ async fn run(context: &Arc<Context>, server: &McpServer, seen: &mut Seen) -> Res
 /// A server where no administrator let servers in has no rights. Its children go with the namespace's turn.
 async fn not_opted_in(context: &Context, server: &McpServer) -> Result<(), Problem> {
     if server.finalizers().iter().any(|name| name == names::FINALIZER) {
-        rights::remove_all(context, server).await?;
+        let namespace = server.namespace().unwrap_or_default();
+        rights::remove_all(context, &namespace, &server.name_any()).await?;
     }
     let message = namespaces::opt_in_message(&server.namespace().unwrap_or_default());
     Err(Problem::Invalid(Invalid { reason: REASON_NAMESPACE_NOT_OPTED_IN, message }))
@@ -180,12 +182,15 @@ async fn report(
     Ok(())
 }
 
-/// Says of an object that cannot be read that it is invalid. What runs for it is left as it is.
+/// Says of an object that cannot be read that it is invalid. What runs for it is left as it is, but a right that no
+/// role grants any more is taken away.
 async fn unreadable(
     context: &Context,
     object: &Guarded<McpServer>,
     error: &str,
 ) -> Result<Outcome, Transient> {
+    let (namespace, name) = (object.namespace().unwrap_or_default(), object.name_any());
+    let narrowed = rights::narrow(context, &namespace, &name).await;
     let (meta, now) = (object.meta(), Timestamp::now());
     let condition = |type_: &str| {
         Finding::no(REASON_INVALID, format!("the object cannot be read: {error}")).into_condition(
@@ -202,19 +207,24 @@ async fn unreadable(
     };
     let api: Api<kube::api::DynamicObject> = Api::namespaced_with(
         context.client.clone(),
-        object.namespace().as_deref().unwrap_or_default(),
+        &namespace,
         &kube::api::ApiResource::erase::<McpServer>(&()),
     );
     let patch = json!({"status": status});
-    let merged = api.patch_status(&object.name_any(), &PatchParams::default(), &Patch::Merge(&patch)).await;
+    let merged = api.patch_status(&name, &PatchParams::default(), &Patch::Merge(&patch)).await;
     merged.map_err(|error| {
         Transient::apply(format!("failed to write the status: {}", children::text(&error)))
     })?;
+    narrowed?;
     Ok(Outcome::Invalid(None))
 }
 
-/// Adds or removes the finalizer, if it is not as it should be.
-async fn set_finalizer(context: &Context, server: &McpServer, wanted: bool) -> Result<(), Transient> {
+/// Adds or removes the finalizer, if it is not as it should be. Only metadata is read, and only metadata is answered.
+async fn set_finalizer(
+    context: &Context,
+    server: &impl Resource<DynamicType = ()>,
+    wanted: bool,
+) -> Result<(), Transient> {
     let mut finalizers = server.finalizers().to_vec();
     let is_there = finalizers.iter().any(|name| name == names::FINALIZER);
     if is_there == wanted {
@@ -232,7 +242,7 @@ async fn set_finalizer(context: &Context, server: &McpServer, wanted: bool) -> R
     let patch = Patch::Merge(json!({"metadata": metadata}));
     let parameters =
         PatchParams { field_manager: Some(names::FIELD_MANAGER.to_owned()), ..PatchParams::default() };
-    match api.patch(&server.name_any(), &parameters, &patch).await {
+    match api.patch_metadata(&server.name_any(), &parameters, &patch).await {
         Ok(_) => Ok(()),
         Err(kube::Error::Api(status)) if status.is_not_found() => Ok(()),
         Err(error) => {

@@ -4,15 +4,16 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Debug;
+use std::future::Future;
 
-use futures::{StreamExt, TryStreamExt, stream};
+use futures::{StreamExt, stream};
 use k8s_openapi::api::rbac::v1::{ClusterRoleBinding, RoleBinding};
 use kube::api::ListParams;
 use kube::{Api, Resource, ResourceExt};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::api::{McpServer, names};
+use crate::api::names;
 use crate::authz::Role;
 use crate::controller::Context;
 use crate::controller::cluster::MANAGED;
@@ -70,11 +71,25 @@ pub(super) async fn apply(
     let wide: Vec<ClusterRoleBinding> =
         wanted.iter().filter_map(|binding| binding.cluster_role_binding(namespace, name)).collect();
     let wide: Vec<_> = wide.iter().map(|binding| ensure_wide(context, binding)).collect();
-    stream::iter(wide).buffer_unordered(CONCURRENCY).try_collect::<()>().await?;
+    let wide = run_all(wide).await;
     let local: Vec<_> = local.iter().map(|binding| ensure_local(context, binding)).collect();
-    stream::iter(local).buffer_unordered(CONCURRENCY).try_collect::<()>().await?;
-    prune(context, namespace, Some(name), &wanted).await?;
-    Ok(())
+    let local = run_all(local).await;
+    let pruned = prune(context, namespace, Some(name), &wanted).await;
+    wide.and(local).and(pruned)
+}
+
+/// Does everything, some of it side by side, and then tells the first failure: one binding at fault holds up no other.
+async fn run_all<E>(work: Vec<impl Future<Output = Result<(), E>>>) -> Result<(), E> {
+    let results: Vec<Result<(), E>> = stream::iter(work).buffer_unordered(CONCURRENCY).collect().await;
+    results.into_iter().collect()
+}
+
+/// Whether a binding is named as we name those of the server. Labels are anybody's to write, and what others made
+/// must not be deleted.
+fn is_named_for(name: &str, namespace: &str, server: &str) -> bool {
+    name.strip_prefix(&names::binding(namespace, server, "")).is_some_and(|what| {
+        !what.is_empty() && what.split(':').count() <= 2 && what.split(':').all(|part| !part.is_empty())
+    })
 }
 
 async fn ensure_local(context: &Context, desired: &RoleBinding) -> Result<(), Problem> {
@@ -127,23 +142,22 @@ async fn prune(
         .collect();
     let is_unwanted = |labels: &BTreeMap<String, String>, scope: String, name: String| {
         labels.get(names::SERVER_NAMESPACE_LABEL).is_some_and(|value| value == namespace)
-            && labels.get(names::SERVER_LABEL).is_some_and(|value| server.is_none_or(|name| name == value))
+            && labels.get(names::SERVER_LABEL).is_some_and(|value| {
+                server.is_none_or(|server| server == value) && is_named_for(&name, namespace, value)
+            })
             && !wanted.contains(&(scope, name))
     };
     let local = context.cluster.role_bindings.state_filter(|binding| {
         is_unwanted(binding.labels(), binding.namespace().unwrap_or_default(), binding.name_any())
     });
-    for binding in &local {
-        delete_local(context, binding).await?;
-    }
     let wide = context
         .cluster
         .cluster_role_bindings
         .state_filter(|binding| is_unwanted(binding.labels(), String::new(), binding.name_any()));
-    for binding in &wide {
-        delete_wide(context, binding).await?;
-    }
-    Ok(())
+    let local: Vec<_> = local.iter().map(|binding| delete_local(context, binding)).collect();
+    let wide: Vec<_> = wide.iter().map(|binding| delete_wide(context, binding)).collect();
+    let (local, wide) = (run_all(local).await, run_all(wide).await);
+    local.and(wide)
 }
 
 async fn delete_local(context: &Context, binding: &Guarded<RoleBinding>) -> Result<(), Problem> {
@@ -170,14 +184,9 @@ fn transient(problem: Problem) -> Transient {
 ///
 /// # Errors
 /// [`Transient`] when a binding cannot be listed or deleted.
-pub(super) async fn remove_all(context: &Context, server: &McpServer) -> Result<(), Transient> {
-    let selector = format!(
-        "{MANAGED},{}={},{}={}",
-        names::SERVER_NAMESPACE_LABEL,
-        server.namespace().unwrap_or_default(),
-        names::SERVER_LABEL,
-        server.name_any()
-    );
+pub(super) async fn remove_all(context: &Context, namespace: &str, name: &str) -> Result<(), Transient> {
+    let selector =
+        format!("{MANAGED},{}={namespace},{}={name}", names::SERVER_NAMESPACE_LABEL, names::SERVER_LABEL);
     let parameters = ListParams::default().labels(&selector);
     let (local, wide) = (
         Api::<RoleBinding>::all(context.client.clone()),
@@ -187,13 +196,17 @@ pub(super) async fn remove_all(context: &Context, server: &McpServer) -> Result<
         Transient::apply(format!("failed to list the bindings of the server: {}", text(&error)))
     };
     let (local, wide) = tokio::try_join!(local.list(&parameters), wide.list(&parameters)).map_err(failed)?;
-    for binding in local.items {
-        delete_local(context, &kube::core::DeserializeGuard(Ok(binding))).await.map_err(transient)?;
-    }
-    for binding in wide.items {
-        delete_wide(context, &kube::core::DeserializeGuard(Ok(binding))).await.map_err(transient)?;
-    }
-    Ok(())
+    let is_ours = |binding: &str| is_named_for(binding, namespace, name);
+    let guarded = |binding| kube::core::DeserializeGuard(Ok(binding));
+    let local: Vec<Guarded<RoleBinding>> =
+        local.items.into_iter().filter(|binding| is_ours(&binding.name_any())).map(guarded).collect();
+    let guarded = |binding| kube::core::DeserializeGuard(Ok(binding));
+    let wide: Vec<Guarded<ClusterRoleBinding>> =
+        wide.items.into_iter().filter(|binding| is_ours(&binding.name_any())).map(guarded).collect();
+    let local: Vec<_> = local.iter().map(|binding| delete_local(context, binding)).collect();
+    let wide: Vec<_> = wide.iter().map(|binding| delete_wide(context, binding)).collect();
+    let (local, wide) = (run_all(local).await, run_all(wide).await);
+    local.and(wide).map_err(transient)
 }
 
 /// Deletes every binding of every server of a namespace that the operator leaves.
@@ -230,5 +243,40 @@ pub(in crate::controller) async fn remove_orphaned_bindings(context: &Context) {
         {
             tracing::warn!(namespace, server, error = problem.message(), "Orphaned binding not deleted");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_is_named_as_we_name_it_is_a_binding_of_the_server() {
+        let is_ours = |name: &str| is_named_for(name, "agents", "ops");
+        assert!(is_ours("portcullis:agents:ops:baseline"));
+        assert!(is_ours("portcullis:agents:ops:pods:list"));
+        for foreign in [
+            "admins",
+            "portcullis:agents:ops:",
+            "portcullis:agents:ops::list",
+            "portcullis:agents:ops:pods:",
+            "portcullis:agents:ops:pods:list:more",
+            "portcullis:agents:other:baseline",
+            "portcullis:other:ops:baseline",
+        ] {
+            assert!(!is_ours(foreign), "{foreign}");
+        }
+    }
+
+    #[tokio::test]
+    async fn one_failure_stops_nothing_else_and_is_told() {
+        let done = std::cell::RefCell::new(Vec::new());
+        let step = async |number: usize| {
+            done.borrow_mut().push(number);
+            if number == 3 { Err(number) } else { Ok(()) }
+        };
+        let work: Vec<_> = (0..20).map(step).collect();
+        assert_eq!(run_all(work).await, Err(3));
+        assert_eq!(done.borrow().len(), 20);
     }
 }

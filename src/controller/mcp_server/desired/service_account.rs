@@ -14,3 +14,10 @@ pub(super) fn service_account(server: &ValidatedServer<'_>) -> ServiceAccount {
     }))
     .expect("the shape of a ServiceAccount")
 }
+
+/// Keeps the Secrets that the cluster added for pulling images and for tokens, as OpenShift does: taking them away would
+/// have it add them again, without end.
+pub(in crate::controller::mcp_server) fn keep_secrets(desired: &mut ServiceAccount, live: &ServiceAccount) {
+    desired.secrets.clone_from(&live.secrets);
+    desired.image_pull_secrets.clone_from(&live.image_pull_secrets);
+}

@@ -163,6 +163,20 @@ fn a_restart_that_somebody_asked_for_is_kept() {
     );
 }
 
+#[test]
+fn secrets_that_the_cluster_added_to_a_service_account_are_kept() {
+    let mut wanted = with_desired("{}", |desired| desired.service_account);
+    let mut live = json!(wanted);
+    live["secrets"] = json!([{"name": "ops-mcp-dockercfg"}]);
+    live["imagePullSecrets"] = json!([{"name": "ops-mcp-dockercfg"}]);
+    live["automountServiceAccountToken"] = json!(true);
+    keep_secrets(&mut wanted, &serde_json::from_value(live.clone()).expect("a ServiceAccount"));
+    let kept = json!(wanted);
+    assert_eq!(kept["secrets"], live["secrets"]);
+    assert_eq!(kept["imagePullSecrets"], live["imagePullSecrets"]);
+    assert_eq!(kept["automountServiceAccountToken"], false, "nothing else is");
+}
+
 fn role(permissions: &str) -> Role {
     let text = format!(
         "{{apiVersion: portcullis.dev/v1alpha1, kind: McpRole, metadata: {{name: r, namespace: agents}}, spec: {{permissions: {permissions}}}}}"

@@ -108,3 +108,16 @@ fn the_digest_notices_a_changed_schema_and_no_changed_order() {
     assert_eq!(digest(&[a.clone(), b.clone()]), digest(&[b.clone(), a.clone()]));
     assert_ne!(digest(&[a, b.clone()]), digest(&[tool("a", json!({"x": 1, "y": 3})), b]));
 }
+
+#[test]
+fn what_a_replica_says_of_itself_is_cut_to_what_fits_a_status() {
+    let long = "\u{e9}".repeat(1000);
+    let info = server_info(
+        &json!({"supportedVersions": vec![long.clone(); 100],
+            "_meta": {"io.modelcontextprotocol/serverInfo": {"version": long}}}),
+        &[],
+    );
+    assert_eq!(info.version.chars().count(), 64);
+    assert_eq!(info.protocol_versions.len(), 16);
+    assert!(info.protocol_versions.iter().all(|version| version.chars().count() == 64));
+}
