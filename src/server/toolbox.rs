@@ -83,8 +83,12 @@ fn shows(tool: &Tool, caller: &Caller) -> bool {
 /// Whether the spec of a server lets the tool in at all.
 fn offers(spec: &ToolsSpec, tool: &Tool) -> bool {
     let named = |patterns: &[String]| patterns.iter().any(|pattern| wildcard(pattern, tool.name));
+    // A tool that is denied by any name it answers to is denied.
+    let denies = |pattern: &String| {
+        wildcard(pattern, tool.name) || tool.aliases.iter().any(|alias| wildcard(pattern, alias))
+    };
     (spec.allow.is_empty() || named(&spec.allow))
-        && !named(&spec.deny)
+        && !spec.deny.iter().any(denies)
         && (!spec.read_only || tool.permission.class().is_read_only())
 }
 
