@@ -116,6 +116,9 @@ async fn attempt(
         return Err(Refusal::Stale);
     }
     intend(core, call, class).await?;
+    if cancelled.is_cancelled() {
+        return Err(Refusal::Cancelled);
+    }
     let context = Context {
         client: core.client.clone(),
         roles: call.caller.roles.clone(),
