@@ -152,6 +152,31 @@ impl Driver {
         }
     }
 
+    /// Judges a caller again, by the policy of now: a message takes as long to come in as its sender likes. A key that
+    /// has ended meanwhile is recorded.
+    ///
+    /// # Errors
+    /// [`Reason`], for which every answer is the same.
+    pub(super) async fn authenticate_again(&self, caller: Caller) -> Result<Caller, Reason> {
+        let Caller { identity, client_ip, .. } = caller;
+        let snapshot = self.core.policy.load();
+        let held = snapshot.keys.get(&identity.credential_id);
+        let usable = held
+            .filter(|key| key.record.identity == identity.subject)
+            .ok_or(Reason::UnknownKey)
+            .and_then(|key| key.record.usable(Timestamp::now()).map(|()| key.roles.clone()));
+        match usable {
+            Ok(roles) => Ok(Caller { identity, roles, snapshot, client_ip }),
+            Err(reason) => {
+                let auth_type = identity.method.as_str();
+                let labels = Authentication { auth_type, result: reason.as_str() };
+                self.core.metrics.authentications.get_or_create(&labels).inc();
+                self.refused_login(reason, auth_type, client_ip).await;
+                Err(reason)
+            }
+        }
+    }
+
     async fn refused_login(&self, reason: Reason, auth_type: &str, client_ip: IpAddr) {
         let user = if reason == Reason::Missing { "anonymous" } else { "unknown" };
         let event = Event {
