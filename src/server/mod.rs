@@ -6,7 +6,8 @@
 //! ```
 //!
 //! [`bind`] takes everything that can fail at the start; [`Server::run`] serves until told to stop, and then drains:
-//! not ready first, then no new connections, then the end of streams, then the end of what takes too long.
+//! not ready first, then no new connections and messages, then the end of streams that have
+//! their answers, then the end of what takes too long.
 
 mod call;
 mod credential;
@@ -246,7 +247,8 @@ impl Server {
             tasks.spawn(async move { tls.follow(serving).await });
         }
         let streams = (self.endpoint.sessions.clone(), self.policy.clone(), accepting.clone());
-        tasks.spawn(async move { streams.0.sweep(streams.1, streams.2).await });
+        let drain = self.times.drain;
+        tasks.spawn(async move { streams.0.sweep(streams.1, streams.2, drain).await });
 
         if stop.run_until_cancelled(synced(&self.policy)).await.is_some() {
             self.ready.store(true, Ordering::Release);
