@@ -36,6 +36,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -59,6 +60,8 @@ pub(crate) use tls::LoadTls;
 /// Most connections of clients at a time, and of peers.
 const CONNECTIONS: usize = 4096;
 const PEER_CONNECTIONS: usize = 128;
+/// Most tools that run at a time.
+const CALLS: usize = 64;
 /// Time between two looks whether the policy is complete.
 const SYNC_POLL: Duration = Duration::from_millis(20);
 
@@ -187,6 +190,7 @@ pub(crate) async fn bind(config: ServeConfig, parts: ServeParts) -> Result<Serve
         metrics: parts.metrics.clone(),
         toolbox: toolbox::Toolbox::new(parts.tools),
         recording: TaskTracker::new(),
+        places: Semaphore::new(CALLS),
         deadline: config.times.call,
     };
     let endpoint = Endpoint {

@@ -18,6 +18,7 @@ use jiff::Timestamp;
 use rmcp::transport::streamable_http_server::session::never::NeverSessionManager;
 use rmcp::transport::streamable_http_server::{StreamableHttpServerConfig, StreamableHttpService};
 use serde::Deserialize;
+use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
 use tracing::{Instrument, info_span};
 
@@ -48,6 +49,8 @@ pub(super) struct Core {
     pub(super) toolbox: Toolbox,
     /// Tasks that record what nobody waits for.
     pub(super) recording: TaskTracker,
+    /// One for each tool that may run at a time.
+    pub(super) places: Semaphore,
     /// Longest time a tool may take.
     pub(super) deadline: Duration,
 }
