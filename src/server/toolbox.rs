@@ -104,3 +104,19 @@ fn describe(tool: &Tool) -> Description {
         .with_raw_output_schema(Arc::new((tool.output_schema)()))
         .with_annotations(annotations)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tool_is_denied_by_any_of_its_names() {
+        let tool = crate::tools::registry().iter().find(|tool| tool.aliases.contains(&"list_pods"));
+        let tool = tool.expect("it is there");
+        let denying = |pattern: &str| ToolsSpec { deny: vec![pattern.to_owned()], ..ToolsSpec::default() };
+        assert!(offers(&denying("list_services"), tool));
+        for pattern in [tool.name, "list_pods", "k8s_*"] {
+            assert!(!offers(&denying(pattern), tool), "{pattern}");
+        }
+    }
+}
