@@ -12,7 +12,8 @@ use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::util::{SubscriberInitExt, TryInitError};
 
 /// What is logged unless somebody says otherwise. Libraries log each request at info; this program does that itself.
-const DEFAULT_FILTER: &str = "info,rmcp=warn,hyper=warn,hyper_util=warn,h2=warn,tower=warn,tower_http=warn,rustls=warn,kube_client=warn";
+/// The MCP library also writes what the caller sent, at warn, so it is silent.
+const DEFAULT_FILTER: &str = "info,rmcp=off,hyper=warn,hyper_util=warn,h2=warn,tower=warn,tower_http=warn,rustls=warn,kube_client=warn";
 /// Target of the audit's lines.
 const AUDIT: &str = "audit";
 
@@ -134,7 +135,7 @@ mod tests {
     #[test]
     fn libraries_that_log_each_request_are_quiet_and_the_filter_can_be_chosen() {
         let noise = || {
-            tracing::info!(target: "rmcp::service", "noise");
+            tracing::error!(target: "rmcp::service", "noise");
             tracing::info!(target: "portcullis::server", "news");
             tracing::debug!(target: "portcullis::server", "detail");
         };

@@ -4,6 +4,7 @@
 //! that promise a secret, Secret objects, and whatever looks like a key, a token or a private key, wherever it stands.
 
 use std::collections::BTreeMap;
+use std::io;
 
 use serde_json::{Map, Value};
 
@@ -13,12 +14,16 @@ use super::event::Event;
 pub(super) const MASK: &str = "***REDACTED***";
 /// Most bytes of parameters in a record.
 const MAX_PARAMS: usize = 8 << 10;
+/// Most bytes of parameters that are looked into; of larger ones only the size is recorded.
+const MAX_LOOKED_INTO: usize = 64 << 10;
 /// Most bytes of a free text.
 const MAX_TEXT: usize = 1 << 10;
 /// Most bytes of a name.
 const MAX_NAME: usize = 256;
 /// Most entries of metadata.
 const MAX_METADATA: usize = 32;
+/// Most bytes of the label of a PEM block that are looked at.
+const MAX_LABEL: usize = 256;
 /// Depth below which parameters are not looked into but masked; serde_json reads 128.
 const MAX_DEPTH: usize = 64;
 
@@ -61,7 +66,7 @@ pub(super) fn redact(event: Event) -> Event {
         tool: tool.map(name),
         resource: resource.map(name),
         namespace: namespace.map(name),
-        params: params.map(|params| capped(value(params, 0))),
+        params: params.map(parameters),
         result,
         reason: reason.map(|reason| cut(text(reason), MAX_TEXT)),
         error_message: error_message.map(|message| cut(text(message), MAX_TEXT)),
@@ -87,6 +92,30 @@ fn cut(mut text: String, most: usize) -> String {
         text.push('…');
     }
     text
+}
+
+/// Redacts parameters, unless they are so large that looking into them would cost more than the record is worth.
+fn parameters(params: Value) -> Value {
+    let mut size = Size(0);
+    // Counting cannot fail, and a value always has a JSON text.
+    if serde_json::to_writer(&mut size, &params).is_err() || size.0 > MAX_LOOKED_INTO {
+        return serde_json::json!({ "omitted_bytes": size.0 });
+    }
+    capped(value(params, 0))
+}
+
+/// Counts the bytes that are written to it.
+struct Size(usize);
+
+impl io::Write for Size {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0 += bytes.len();
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 /// Keeps the beginning of parameters that are too large.
@@ -194,24 +223,33 @@ fn is_secret_manifest(text: &str) -> bool {
 }
 
 /// Takes out private keys in PEM, also where the end is missing.
-fn private_keys(mut text: String) -> String {
+fn private_keys(text: String) -> String {
     const BEGIN: &str = "-----BEGIN ";
-    let mut from = 0;
-    while let Some(begin) = text[from..].find(BEGIN).map(|at| from + at) {
-        let label = &text[begin + BEGIN.len()..];
+    const END: &str = "-----END ";
+    let mut redacted = String::new();
+    let (mut copied, mut from) = (0, 0);
+    while let Some(at) = text[from..].find(BEGIN) {
+        let begin = from + at;
+        from = begin + BEGIN.len();
+        let label = &text[from..];
+        // No label is longer, and a search to the end for each one would take too long.
+        let label = &label[..label.floor_char_boundary(MAX_LABEL)];
         let label = label.find("-----").map_or(label, |end| &label[..end]);
         if !label.contains("PRIVATE KEY") {
-            from = begin + BEGIN.len();
             continue;
         }
-        let end = text[begin + BEGIN.len()..].find("-----END ").and_then(|at| {
-            let end = begin + BEGIN.len() + at + "-----END ".len();
-            text[end..].find("-----").map(|close| end + close + "-----".len())
-        });
-        text.replace_range(begin..end.unwrap_or(text.len()), MASK);
-        from = begin + MASK.len();
+        redacted.push_str(&text[copied..begin]);
+        redacted.push_str(MASK);
+        let end = text[from..].find(END).map(|at| from + at + END.len());
+        let close = end.and_then(|end| text[end..].find("-----").map(|close| end + close + "-----".len()));
+        copied = close.unwrap_or(text.len());
+        from = copied;
     }
-    text
+    if copied == 0 {
+        return text;
+    }
+    redacted.push_str(&text[copied..]);
+    redacted
 }
 
 /// Takes out words that look like a key or a token, and passwords in addresses.
@@ -298,21 +336,31 @@ fn token_start(word: &str) -> Option<usize> {
 }
 
 /// `https://user:password@host` keeps the user.
-fn passwords_in_addresses(mut text: String) -> String {
-    let mut from = 0;
-    while let Some(start) = text[from..].find("://").map(|at| from + at + 3) {
-        from = start;
+fn passwords_in_addresses(text: String) -> String {
+    let mut redacted = String::new();
+    let (mut copied, mut from) = (0, 0);
+    while let Some(at) = text[from..].find("://") {
+        let start = from + at + "://".len();
         let authority = &text[start..];
         let end = authority
             .find(|c: char| c.is_whitespace() || matches!(c, '/' | '"' | '\''))
             .unwrap_or(authority.len());
+        // What is before the end holds no slash; another address begins at its last colon or later.
+        let looked_at = &authority[..end];
+        from = start + looked_at.strip_suffix(':').unwrap_or(looked_at).len();
         if let Some(at) = authority[..end].rfind('@')
             && let Some(colon) = authority[..at].find(':')
         {
-            text.replace_range(start + colon + 1..start + at, MASK);
+            redacted.push_str(&text[copied..=start + colon]);
+            redacted.push_str(MASK);
+            copied = start + at;
         }
     }
-    text
+    if copied == 0 {
+        return text;
+    }
+    redacted.push_str(&text[copied..]);
+    redacted
 }
 
 /// Takes out what is assigned to a name that promises a secret: `token=...`, `"password": "..."`,

@@ -102,7 +102,7 @@ fn what_is_assigned_to_a_masked_name_in_a_text_is_masked() {
 
 #[test]
 fn large_parameters_and_texts_keep_their_beginning_only() {
-    let large = params(json!({"text": "\"\\\u{1}ä".repeat(10_000)}));
+    let large = params(json!({"text": "\"\\\u{1}ä".repeat(4_000)}));
     assert!(large.to_string().len() <= MAX_PARAMS, "{}", large.to_string().len());
     assert!(large["beginning"].as_str().is_some_and(|text| text.starts_with("{\"text\":")));
     assert!(message(&"ä".repeat(5_000)).len() <= MAX_TEXT + '…'.len_utf8());
@@ -167,4 +167,23 @@ proptest! {
         message(&text);
         params(json!({ text.clone(): [text] }));
     }
+}
+
+#[test]
+fn parameters_that_are_too_large_are_counted_and_not_looked_into() {
+    let text = "password=hunter2 ".repeat(300_000);
+    let params = parameters(json!({ "manifest": text }));
+    assert_eq!(params, json!({ "omitted_bytes": text.len() + r#"{"manifest":""}"#.len() }));
+}
+
+#[test]
+fn many_secrets_take_time_in_proportion() {
+    let started = std::time::Instant::now();
+    let addresses = passwords_in_addresses("://a:b@c ".repeat(400_000));
+    assert!(addresses.starts_with("://a:***REDACTED***@c ://a:***REDACTED***@c "));
+    assert_eq!(passwords_in_addresses("a://b://c:d@e".to_owned()), "a://b://c:***REDACTED***@e");
+    let key = "-----BEGIN PRIVATE KEY-----x-----END PRIVATE KEY----- ";
+    assert!(private_keys(key.repeat(100_000)).starts_with("***REDACTED*** ***REDACTED*** "));
+    assert!(private_keys("-----BEGIN ".repeat(300_000)).starts_with("-----BEGIN "));
+    assert!(started.elapsed() < std::time::Duration::from_secs(5), "{:?}", started.elapsed());
 }

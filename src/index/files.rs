@@ -135,10 +135,11 @@ pub(crate) fn follow(
     cluster: Option<kube::Client>,
     stop: CancellationToken,
 ) -> Result<(Policy, Subject, Vec<KeyFile>, impl Future<Output = ()> + Send + 'static), LoadFiles> {
+    // Taken before reading, so that an edit in between is noticed.
+    let seen = fingerprint(&directory);
     let loaded = load(&directory, &operator_namespace)?;
     let (subject, keys) = (loaded.subject.clone(), loaded.keys.clone());
     let policy = Policy::local(subject.snapshot(&loaded.objects));
-    let seen = fingerprint(&directory);
     let following = Following { directory, operator_namespace, policy: policy.clone(), loaded, seen };
     let namespaces = match cluster {
         Some(client) => super::watch::namespaces(client).boxed(),

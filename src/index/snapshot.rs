@@ -48,14 +48,29 @@ impl Snapshot {
     /// Builds the snapshot of one server.
     pub(crate) fn build(objects: &Objects, namespace: &str, server: &str, operator_namespace: &str) -> Self {
         let roles = roles(objects, namespace, server, operator_namespace);
-        let keys =
-            objects.keys.values().flat_map(|key| generations(key, namespace, server, &roles)).collect();
+        // Without the label no administrator has let servers into the namespace, and the operator says so in the
+        // conditions of the server and its keys.
+        let admitted = objects.namespaces.get(namespace).is_some_and(admits_servers);
+        let keys = objects.keys.values().filter(|key| admitted && is_staying(&***key));
+        let keys = keys.flat_map(|key| generations(key, namespace, server, &roles)).collect();
         Self {
             server: objects.server.clone(),
             keys,
             namespaces: objects.namespaces.keys().cloned().collect(),
         }
     }
+}
+
+/// Whether there may be servers in a namespace with these labels.
+fn admits_servers(labels: &BTreeMap<String, String>) -> bool {
+    labels
+        .get(names::NAMESPACE_LABEL)
+        .is_some_and(|value| value == names::NAMESPACE_LOCAL || value == names::NAMESPACE_CLUSTER)
+}
+
+/// Whether nobody has asked for the object to be deleted. One that only waits for its finalizers grants nothing.
+fn is_staying(object: &impl ResourceExt) -> bool {
+    object.meta().deletion_timestamp.is_none()
 }
 
 /// Whether `ClusterMcpRole`s count for servers of a namespace with these labels.
@@ -70,12 +85,16 @@ fn roles(
     server: &str,
     operator_namespace: &str,
 ) -> HashMap<RoleId, Arc<Role>> {
-    let local = objects.roles.values().filter_map(|role| Role::from_role(role).ok());
+    let local = objects
+        .roles
+        .values()
+        .filter(|role| is_staying(&***role))
+        .filter_map(|role| Role::from_role(role).ok());
     let admitted = objects.namespaces.get(namespace).is_some_and(admits_cluster_roles);
     let cluster = objects
         .cluster_roles
         .values()
-        .filter(|_| admitted)
+        .filter(|role| admitted && is_staying(&***role))
         .filter_map(|role| Role::from_cluster_role(role, operator_namespace).ok());
     local
         .chain(cluster)
@@ -126,6 +145,7 @@ fn generations(
 
 #[cfg(test)]
 mod tests {
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
     use serde_json::json;
 
     use super::*;
@@ -187,6 +207,41 @@ mod tests {
     fn cluster_roles_count_only_in_namespaces_that_an_administrator_labelled_for_them() {
         assert!(!may_list("local", "team-a"));
         assert!(may_list("cluster", "team-a"));
+    }
+
+    #[test]
+    fn a_namespace_that_no_administrator_labelled_has_no_keys() {
+        let mut objects = objects("local");
+        let built =
+            |objects: &Objects| Snapshot::build(objects, "agents", "ops", "portcullis-system").keys.len();
+        assert_eq!(built(&objects), 1);
+        for labels in
+            [BTreeMap::new(), BTreeMap::from([(names::NAMESPACE_LABEL.to_owned(), "other".to_owned())])]
+        {
+            objects.namespaces.insert("agents".to_owned(), labels);
+            assert_eq!(built(&objects), 0);
+        }
+        objects.namespaces.remove("agents");
+        assert_eq!(built(&objects), 0);
+    }
+
+    #[test]
+    fn what_is_being_deleted_grants_nothing() {
+        let time = || Some(Time(jiff::Timestamp::UNIX_EPOCH));
+        let mut without_role = objects("local");
+        let role = without_role.roles.get_mut("viewer").expect("it is there");
+        Arc::make_mut(role).metadata.deletion_timestamp = time();
+        let snapshot = Snapshot::build(&without_role, "agents", "ops", "portcullis-system");
+        assert!(snapshot.keys["k1"].roles.is_empty());
+        let mut without_fleet = objects("cluster");
+        let role = without_fleet.cluster_roles.get_mut("fleet").expect("it is there");
+        Arc::make_mut(role).metadata.deletion_timestamp = time();
+        let snapshot = Snapshot::build(&without_fleet, "agents", "ops", "portcullis-system");
+        assert_eq!(snapshot.keys["k1"].roles.len(), 1);
+        let mut without_key = objects("cluster");
+        let key = without_key.keys.get_mut("ci").expect("it is there");
+        Arc::make_mut(key).metadata.deletion_timestamp = time();
+        assert!(Snapshot::build(&without_key, "agents", "ops", "portcullis-system").keys.is_empty());
     }
 
     #[test]

@@ -65,21 +65,16 @@ pub(crate) fn follow(
 }
 
 async fn run(client: Client, subject: Subject, policy: Policy, stop: CancellationToken) {
-    let servers: Api<McpServer> = Api::namespaced(client.clone(), &subject.namespace);
-    let own = ListParams::default().fields(&format!("metadata.name={}", subject.server)).limit(1);
     let mut news = watches(&client, &subject);
-    let mut heartbeat = tokio::time::interval(HEARTBEAT);
+    let mut answers = heartbeat(&client, &subject);
     let mut known = Known::default();
     loop {
         let arrived = tokio::select! {
             () = stop.cancelled() => return,
             item = news.next() => item,
-            _ = heartbeat.tick() => {
-                let answer = tokio::time::timeout(HEARTBEAT, servers.list_metadata(&own)).await;
-                if matches!(answer, Ok(Ok(_))) {
-                    known.heard(Timestamp::now());
-                    policy.set_last_contact(known.last_contact());
-                }
+            Some(asked) = answers.next() => {
+                known.heard(asked);
+                policy.set_last_contact(known.last_contact());
                 continue;
             }
         };
@@ -97,6 +92,26 @@ async fn run(client: Client, subject: Subject, policy: Policy, stop: Cancellatio
             policy.publish(subject.snapshot(&known.objects()));
         }
     }
+}
+
+/// When the API server was asked, each time that it answers. A stream of its own: an answer that is waited for must not
+/// hold up a revocation that has arrived.
+fn heartbeat(client: &Client, subject: &Subject) -> BoxStream<'static, Timestamp> {
+    let servers: Api<McpServer> = Api::namespaced(client.clone(), &subject.namespace);
+    let own = ListParams::default().fields(&format!("metadata.name={}", subject.server)).limit(1);
+    let ticks = futures::stream::unfold(tokio::time::interval(HEARTBEAT), |mut ticks| async move {
+        ticks.tick().await;
+        Some(((), ticks))
+    });
+    let ask = move |()| {
+        let (servers, own) = (servers.clone(), own.clone());
+        async move {
+            let asked = Timestamp::now();
+            let answer = tokio::time::timeout(HEARTBEAT, servers.list_metadata(&own)).await;
+            matches!(answer, Ok(Ok(_))).then_some(asked)
+        }
+    };
+    ticks.filter_map(ask).boxed()
 }
 
 fn watches(client: &Client, subject: &Subject) -> BoxStream<'static, News> {
@@ -189,7 +204,7 @@ impl Known {
     fn heard(&mut self, now: Timestamp) {
         for contact in &mut self.contacts {
             if contact.failed.is_none_or(|failed| now.duration_since(failed) > RETRIED) {
-                *contact = Contact { at: now, failed: None };
+                *contact = Contact { at: contact.at.max(now), failed: None };
             }
         }
     }

@@ -10,6 +10,11 @@ use serde_json::value::RawValue;
 
 use super::error::{INVALID_PARAMS, INVALID_REQUEST, PARSE_ERROR};
 
+/// Most bytes of an id: it is kept, compared and sent back.
+const MAX_ID: usize = 256;
+/// The quotes around it.
+const QUOTES: usize = 2;
+
 /// What the driver needs to know of a message.
 #[derive(Debug)]
 pub(crate) struct Envelope<'a> {
@@ -121,6 +126,9 @@ impl<'a> Envelope<'a> {
         if message.id.is_some_and(|id| !is_id(id.get())) {
             return Err(InvalidEnvelope::NotAMessage("id must be a string or an integer"));
         }
+        if message.id.is_some_and(|id| id.get().len() > MAX_ID + QUOTES) {
+            return Err(InvalidEnvelope::NotAMessage("id must not be longer than 256 bytes"));
+        }
         let params = params(message.params)?;
         let tool = if method == "tools/call" {
             let name = params.name.ok_or(InvalidEnvelope::Params("params.name must be a string"))?;
@@ -174,6 +182,15 @@ mod tests {
     fn a_message_without_id_is_a_notification() {
         let envelope = Envelope::parse(br#"{"jsonrpc":"2.0","method":"notifications/initialized"}"#);
         assert!(envelope.expect("a notification").id.is_none());
+    }
+
+    #[test]
+    fn an_id_has_at_most_256_bytes() {
+        let message =
+            |length: usize| format!(r#"{{"jsonrpc":"2.0","id":"{}","method":"ping"}}"#, "x".repeat(length));
+        assert!(Envelope::parse(message(256).as_bytes()).is_ok());
+        let error = Envelope::parse(message(257).as_bytes()).expect_err("refused");
+        assert_eq!(error.code(), INVALID_REQUEST);
     }
 
     #[test]

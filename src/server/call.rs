@@ -1,5 +1,5 @@
 //! One call of a tool, read top to bottom:
-//! `tool -> arguments -> authorize -> fresh policy? -> intent recorded -> run -> redact, cap`.
+//! `tool -> arguments -> authorize -> a place -> fresh policy? -> intent recorded -> run -> redact, cap`.
 //!
 //! It always ends in an answer: a panic and a tool that takes too long are answers too. The caller records the outcome.
 
@@ -33,6 +33,8 @@ enum Refusal {
     Stale,
     #[error("the call could not be recorded in the audit, so it was not run")]
     NotRecorded,
+    #[error("too many tools are running; try again later")]
+    Busy,
     #[error("the tool did not finish within {0} seconds; what it had begun may have happened")]
     Deadline(u64),
     #[error("the call was cancelled")]
@@ -57,6 +59,7 @@ impl Refusal {
             Refusal::NotRecorded => Verdict::denied("not_recorded", self.to_string()),
             Refusal::Cancelled => Verdict::cancelled(),
             Refusal::Arguments(_) => Verdict::failure("invalid_arguments", self.to_string()),
+            Refusal::Busy => Verdict::failure("too_many_calls", self.to_string()),
             Refusal::Deadline(_) => Verdict::failure("deadline", self.to_string()),
             Refusal::Tool(error) => Verdict::failure(error.reason(), self.to_string()),
             Refusal::Panic => Verdict::failure("panic", self.to_string()),
@@ -112,10 +115,20 @@ async fn attempt(
     let invocation = (tool.parse)(arguments).map_err(|invalid| Refusal::Arguments(invalid.0))?;
     let permit = permitted(core, call, tool.permission, &*invocation)?;
     let class = tool.permission.class();
+    // Before the intent, which says that something is about to happen. Waiting and running together must end before
+    // the request does.
+    let place = tokio::select! {
+        place = tokio::time::timeout(core.deadline / 2, core.places.acquire()) => place,
+        () = cancelled.cancelled() => return Err(Refusal::Cancelled),
+    };
+    let _place = place.map_err(|_| Refusal::Busy)?;
     if !core.policy.is_fresh(Timestamp::now(), class) {
         return Err(Refusal::Stale);
     }
     intend(core, call, class).await?;
+    if cancelled.is_cancelled() {
+        return Err(Refusal::Cancelled);
+    }
     let context = Context {
         client: core.client.clone(),
         roles: call.caller.roles.clone(),

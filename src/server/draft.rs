@@ -151,7 +151,8 @@ impl Call {
     }
 }
 
-/// Gets the event of a message recorded exactly once: with its outcome, or as cancelled when it is dropped.
+/// Gets the event of a message recorded exactly once: with its outcome, or as cancelled when it is dropped
+/// before there is one.
 pub(super) struct Recorder {
     core: Arc<Core>,
     call: Option<Arc<Call>>,
@@ -188,10 +189,12 @@ impl Recorder {
 impl Drop for Recorder {
     fn drop(&mut self) {
         let Some(call) = self.call.take() else { return };
-        let (core, event) = (self.core.clone(), call.event(&self.core.server, Verdict::cancelled()));
+        // A tool that has decided has happened, whether or not anybody hears of it.
+        let verdict = call.verdict().unwrap_or_else(Verdict::cancelled);
+        let (core, event) = (self.core.clone(), call.event(&self.core.server, verdict));
         self.core.recording.spawn(async move {
             if core.audit.record(event).await.is_err() {
-                tracing::error!("a cancelled request could not be recorded");
+                tracing::error!("a request that was left could not be recorded");
             }
         });
     }

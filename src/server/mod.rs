@@ -6,7 +6,8 @@
 //! ```
 //!
 //! [`bind`] takes everything that can fail at the start; [`Server::run`] serves until told to stop, and then drains:
-//! not ready first, then no new connections, then the end of streams, then the end of what takes too long.
+//! not ready first, then no new connections and messages, then the end of streams that have
+//! their answers, then the end of what takes too long.
 
 mod call;
 mod credential;
@@ -35,6 +36,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -58,6 +60,8 @@ pub(crate) use tls::LoadTls;
 /// Most connections of clients at a time, and of peers.
 const CONNECTIONS: usize = 4096;
 const PEER_CONNECTIONS: usize = 128;
+/// Most tools that run at a time.
+const CALLS: usize = 64;
 /// Time between two looks whether the policy is complete.
 const SYNC_POLL: Duration = Duration::from_millis(20);
 
@@ -186,6 +190,7 @@ pub(crate) async fn bind(config: ServeConfig, parts: ServeParts) -> Result<Serve
         metrics: parts.metrics.clone(),
         toolbox: toolbox::Toolbox::new(parts.tools),
         recording: TaskTracker::new(),
+        places: Semaphore::new(CALLS),
         deadline: config.times.call,
     };
     let endpoint = Endpoint {
@@ -246,7 +251,8 @@ impl Server {
             tasks.spawn(async move { tls.follow(serving).await });
         }
         let streams = (self.endpoint.sessions.clone(), self.policy.clone(), accepting.clone());
-        tasks.spawn(async move { streams.0.sweep(streams.1, streams.2).await });
+        let drain = self.times.drain;
+        tasks.spawn(async move { streams.0.sweep(streams.1, streams.2, drain).await });
 
         if stop.run_until_cancelled(synced(&self.policy)).await.is_some() {
             self.ready.store(true, Ordering::Release);

@@ -18,6 +18,7 @@ use jiff::Timestamp;
 use rmcp::transport::streamable_http_server::session::never::NeverSessionManager;
 use rmcp::transport::streamable_http_server::{StreamableHttpServerConfig, StreamableHttpService};
 use serde::Deserialize;
+use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
 use tracing::{Instrument, info_span};
 
@@ -48,6 +49,8 @@ pub(super) struct Core {
     pub(super) toolbox: Toolbox,
     /// Tasks that record what nobody waits for.
     pub(super) recording: TaskTracker,
+    /// One for each tool that may run at a time.
+    pub(super) places: Semaphore,
     /// Longest time a tool may take.
     pub(super) deadline: Duration,
 }
@@ -146,6 +149,31 @@ impl Driver {
         match proved {
             Ok((identity, roles)) => Ok(Caller { identity, roles, snapshot, client_ip }),
             Err(reason) => {
+                self.refused_login(reason, auth_type, client_ip).await;
+                Err(reason)
+            }
+        }
+    }
+
+    /// Judges a caller again, by the policy of now: a message takes as long to come in as its sender likes. A key that
+    /// has ended meanwhile is recorded.
+    ///
+    /// # Errors
+    /// [`Reason`], for which every answer is the same.
+    pub(super) async fn authenticate_again(&self, caller: Caller) -> Result<Caller, Reason> {
+        let Caller { identity, client_ip, .. } = caller;
+        let snapshot = self.core.policy.load();
+        let held = snapshot.keys.get(&identity.credential_id);
+        let usable = held
+            .filter(|key| key.record.identity == identity.subject)
+            .ok_or(Reason::UnknownKey)
+            .and_then(|key| key.record.usable(Timestamp::now()).map(|()| key.roles.clone()));
+        match usable {
+            Ok(roles) => Ok(Caller { identity, roles, snapshot, client_ip }),
+            Err(reason) => {
+                let auth_type = identity.method.as_str();
+                let labels = Authentication { auth_type, result: reason.as_str() };
+                self.core.metrics.authentications.get_or_create(&labels).inc();
                 self.refused_login(reason, auth_type, client_ip).await;
                 Err(reason)
             }

@@ -94,6 +94,9 @@ impl Sessions {
         };
         {
             let mut open = self.streams();
+            if self.work.is_closed() {
+                return Err(TooMany);
+            }
             let same = open.values().filter(|other| other.id.credential_id == id.credential_id).count();
             if same >= PER_CREDENTIAL || open.len() >= OVERALL {
                 return Err(TooMany);
@@ -137,9 +140,13 @@ impl Sessions {
         caller: Caller,
         body: Bytes,
     ) -> Delivery {
-        let Some(session) = self.streams().get(&id.number).filter(|session| session.id == *id).cloned()
-        else {
-            return Delivery::Gone;
+        let (session, _at_work) = {
+            let open = self.streams();
+            let Some(session) = open.get(&id.number).filter(|session| session.id == *id) else {
+                return Delivery::Gone;
+            };
+            // Taken with the lock held, so that the drain waits for this message or it finds no stream.
+            (session.clone(), self.work.token())
         };
         let Ok(place) = session.places.clone().try_acquire_owned() else { return Delivery::Busy };
         let running = session.begin(&body);
@@ -160,8 +167,9 @@ impl Sessions {
         Delivery::Accepted
     }
 
-    /// Ends streams whose key has ended, until told to stop; then ends all of them.
-    pub(super) async fn sweep(&self, policy: Policy, stop: CancellationToken) {
+    /// Ends streams whose key has ended, until told to stop; then takes no more messages, and ends each stream when its
+    /// last answer is out or the time is over.
+    pub(super) async fn sweep(&self, policy: Policy, stop: CancellationToken, drain: Duration) {
         let mut changes = policy.changes();
         loop {
             tokio::select! {
@@ -175,9 +183,17 @@ impl Sessions {
                 session.stop.cancel();
             });
         }
-        self.stop.cancel();
-        self.work.close();
-        self.work.wait().await;
+        let finishing = {
+            let mut open = self.streams();
+            self.work.close();
+            std::mem::take(&mut *open)
+        };
+        // Who works on a message still holds its stream; a stream that nobody holds ends.
+        drop(finishing);
+        if tokio::time::timeout(drain, self.work.wait()).await.is_err() {
+            self.stop.cancel();
+            self.work.wait().await;
+        }
     }
 
     fn streams(&self) -> MutexGuard<'_, HashMap<u64, Arc<Session>>> {

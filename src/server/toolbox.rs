@@ -83,8 +83,12 @@ fn shows(tool: &Tool, caller: &Caller) -> bool {
 /// Whether the spec of a server lets the tool in at all.
 fn offers(spec: &ToolsSpec, tool: &Tool) -> bool {
     let named = |patterns: &[String]| patterns.iter().any(|pattern| wildcard(pattern, tool.name));
+    // A tool that is denied by any name it answers to is denied.
+    let denies = |pattern: &String| {
+        wildcard(pattern, tool.name) || tool.aliases.iter().any(|alias| wildcard(pattern, alias))
+    };
     (spec.allow.is_empty() || named(&spec.allow))
-        && !named(&spec.deny)
+        && !spec.deny.iter().any(denies)
         && (!spec.read_only || tool.permission.class().is_read_only())
 }
 
@@ -99,4 +103,20 @@ fn describe(tool: &Tool) -> Description {
         .with_title(tool.title)
         .with_raw_output_schema(Arc::new((tool.output_schema)()))
         .with_annotations(annotations)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tool_is_denied_by_any_of_its_names() {
+        let tool = crate::tools::registry().iter().find(|tool| tool.aliases.contains(&"list_pods"));
+        let tool = tool.expect("it is there");
+        let denying = |pattern: &str| ToolsSpec { deny: vec![pattern.to_owned()], ..ToolsSpec::default() };
+        assert!(offers(&denying("list_services"), tool));
+        for pattern in [tool.name, "list_pods", "k8s_*"] {
+            assert!(!offers(&denying(pattern), tool), "{pattern}");
+        }
+    }
 }

@@ -1,6 +1,6 @@
 //! What is done to every request before anybody knows that it is MCP: Host, Origin, path, size and time.
 //!
-//! Paths come from the live `McpServer`. Credentials are proved before a body is read.
+//! Paths come from the live `McpServer`. Credentials are proved before a body is read, and still hold after.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -119,6 +119,9 @@ impl Endpoint {
                     Ok(received) => received,
                     Err(refusal) => return self.refuse_body(caller, Channel::StreamableHttp, refusal).await,
                 };
+                let Ok(caller) = self.driver.authenticate_again(caller).await else {
+                    return unauthorized();
+                };
                 respond(self.driver.message(caller, Channel::StreamableHttp, headers, body).await)
             }
             Route::Stream => self.open_stream(&caller, messages).await,
@@ -127,7 +130,10 @@ impl Endpoint {
                 let session = query.split('&').find_map(|pair| pair.strip_prefix("sessionId="));
                 let session = session.unwrap_or_default().to_owned();
                 match receive(request).await {
-                    Ok((_, body)) => self.posted(caller, &session, body).await,
+                    Ok((_, body)) => match self.driver.authenticate_again(caller).await {
+                        Ok(caller) => self.posted(caller, &session, body).await,
+                        Err(_) => unauthorized(),
+                    },
                     Err(refusal) => self.refuse_body(caller, Channel::Sse, refusal).await,
                 }
             }

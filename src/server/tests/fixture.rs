@@ -283,6 +283,14 @@ impl Fixture {
         Reply { status, headers, text: String::from_utf8(body.to_vec()).expect("text") }
     }
 
+    /// A connection on which nothing has been said yet.
+    pub(super) async fn connect(&self) -> tokio_rustls::client::TlsStream<TcpStream> {
+        let stream = TcpStream::connect(self.address).await.expect("connects");
+        let name = ServerName::try_from("localhost").expect("a name");
+        let connector = tokio_rustls::TlsConnector::from(self.roots.clone());
+        connector.connect(name, stream).await.expect("a handshake")
+    }
+
     /// The answer to a message on a connection of HTTP/2.
     pub(super) async fn status_over_http_2(&self, authority: &str, body: &'static str) -> StatusCode {
         let mut tls = (*self.roots).clone();

@@ -1,5 +1,6 @@
 use http::StatusCode;
 use serde_json::json;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::fixture::*;
 use crate::audit::{Kind, Outcome};
@@ -163,5 +164,41 @@ async fn a_policy_that_is_too_old_serves_nothing() {
     let reply = fixture.call("echo", json!({"namespace": "agents"})).await;
     assert_eq!(reply.status, StatusCode::SERVICE_UNAVAILABLE);
     assert_eq!(fixture.last_event().reason.as_deref(), Some("stale_policy"));
+    fixture.stop().await;
+}
+
+#[tokio::test]
+async fn a_key_that_ends_while_its_message_comes_in_is_refused() {
+    let fixture = start().await;
+    let mut stream = fixture.connect().await;
+    let body = json!({"jsonrpc": "2.0", "id": 1, "method": "ping"}).to_string();
+    let head = format!(
+        "POST /mcp HTTP/1.1\r\nhost: localhost\r\nx-api-key: {}\r\ncontent-type: application/json\r\ncontent-length: {}\r\nexpect: 100-continue\r\nconnection: close\r\n\r\n",
+        fixture.key,
+        body.len()
+    );
+    stream.write_all(head.as_bytes()).await.expect("sent");
+    // The server asks for the body once it has accepted the key.
+    let mut go_on = [0; 25];
+    stream.read_exact(&mut go_on).await.expect("an answer");
+    assert!(go_on.starts_with(b"HTTP/1.1 100"));
+    fixture.publish(|objects| {
+        let key = objects.keys.get_mut("ci").expect("there");
+        std::sync::Arc::make_mut(key).spec.enabled = false;
+    });
+    stream.write_all(body.as_bytes()).await.expect("sent");
+    let mut answer = String::new();
+    let _ = stream.read_to_string(&mut answer).await;
+    assert!(answer.starts_with("HTTP/1.1 401"), "{answer}");
+    assert_eq!(fixture.last_event().reason.as_deref(), Some("disabled"));
+    fixture.stop().await;
+}
+
+#[tokio::test]
+async fn a_connection_that_says_nothing_is_closed() {
+    let fixture = start().await;
+    let mut stream = fixture.connect().await;
+    let closed = tokio::time::timeout(std::time::Duration::from_secs(15), stream.read(&mut [0])).await;
+    assert!(matches!(closed, Ok(Ok(0) | Err(_))), "{closed:?}");
     fixture.stop().await;
 }

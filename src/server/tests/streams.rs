@@ -153,3 +153,15 @@ async fn streams_of_one_credential_are_counted_and_ended_on_drain() {
     fixture.stop().await;
     assert_eq!(streams[0].next().await, None);
 }
+
+#[tokio::test]
+async fn a_message_that_is_being_worked_on_is_answered_on_drain() {
+    let fixture = start().await;
+    let key = fixture.key.clone();
+    let (mut stream, messages) = Stream::open(&fixture, "/sse", &key).await;
+    post(&fixture, &messages, &key, &call("slow", json!({"namespace": "agents"}))).await;
+    // It takes half a second, and draining begins before.
+    let (_, answer) = tokio::join!(fixture.stop(), stream.message());
+    assert_eq!((&answer["id"], &answer["result"]["isError"]), (&json!(1), &json!(true)));
+    assert_eq!(stream.next().await, None);
+}
