@@ -3,6 +3,8 @@
 //! Attempts are dry runs: they pass every policy and leave nothing behind. A refusal must come from the policy
 //! that the test is about, never from RBAC.
 
+mod servers;
+
 use std::time::Duration;
 
 use k8s_openapi::api::apps::v1::Deployment;
