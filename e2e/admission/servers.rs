@@ -1,11 +1,14 @@
-//! The admission policies that fence servers: what one may do with the right to restart.
+//! The admission policies that fence servers: what one may do with the right to restart, and who lets them in.
 
 use std::time::Duration;
 
 use kube::api::{Patch, PatchParams};
 use serde_json::{Value, json};
 
-use super::{acting_as, allowed, api, change, given, grant, refused, role_binding, server_deployment, with};
+use super::{
+    acting_as, allowed, api, change, change_status, given, grant, refused, role_binding, server_deployment,
+    with,
+};
 use crate::cluster;
 
 #[tokio::test]
@@ -63,4 +66,41 @@ async fn a_server_that_may_restart_deployments_changes_nothing_else_of_them() {
     let real = api(&admin, &web).patch("web", &PatchParams::default(), &Patch::Merge(bare)).await;
     real.expect("an administrator may");
     allowed("the first annotation of all", change(&server, &web, now).await);
+}
+
+#[tokio::test]
+async fn who_lets_servers_into_a_namespace_needs_the_verb_admit() {
+    let admin = cluster::client().await;
+    let namespace = cluster::temp_namespace(&admin, "fence-admit").await;
+    let ns = namespace.name();
+    let object = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": ns}});
+    let label = |value: Value| json!({"metadata": {"labels": {"portcullis.dev/servers": value}}});
+    grant(&admin, ns, "owner", "admin").await;
+    let rules = json!([{"apiGroups": [""], "resources": ["namespaces", "namespaces/status"],
+        "verbs": ["get", "patch"]}]);
+    given(
+        &admin,
+        &json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "Role", "rules": rules,
+        "metadata": {"name": "owner", "namespace": ns}}),
+    )
+    .await;
+    let subjects = json!([{"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": "owner"}]);
+    let binding = with(&role_binding(ns, "owner", "owner", subjects), "/roleRef/kind", json!("Role"));
+    given(&admin, &binding).await;
+    let owner = acting_as("owner").await;
+
+    cluster::eventually("other labels are allowed", Duration::from_secs(10), async || {
+        change(&owner, &object, json!({"metadata": {"labels": {"team": "a"}}})).await.ok()
+    })
+    .await;
+    let policy = "portcullis-namespace-label";
+    refused("setting the label", policy, change(&owner, &object, label(json!("local"))).await);
+    let status = change_status(&owner, &object, label(json!("local"))).await;
+    refused("setting it beside the status", policy, status);
+    allowed("setting it as administrator", change(&admin, &object, label(json!("local"))).await);
+    namespace.label("portcullis.dev/servers=local");
+    refused("changing the label", policy, change(&owner, &object, label(json!("cluster"))).await);
+    let team = json!({"metadata": {"labels": {"team": "a"}}});
+    allowed("other labels of an admitted namespace", change(&owner, &object, team).await);
+    allowed("removing the label", change(&owner, &object, label(Value::Null)).await);
 }
