@@ -3,6 +3,8 @@
 //! Attempts are dry runs: they pass every policy and leave nothing behind. A refusal must come from the policy
 //! that the test is about, never from RBAC.
 
+mod servers;
+
 use std::time::Duration;
 
 use k8s_openapi::api::apps::v1::Deployment;
@@ -323,8 +325,13 @@ async fn the_operator_runs_its_own_image_as_the_account_of_the_server_and_withou
     let image = template.containers[0].image.clone().expect("an image");
     let deployment = server_deployment(namespace.name(), &image);
     let pod = "/spec/template/spec";
+    let container = deployment["spec"]["template"]["spec"]["containers"][0].clone();
+    let projected = |source: Value| json!([{"name": "a", "projected": {"sources": [source]}}]);
 
     soon_allowed("a server", &operator, &deployment).await;
+    let token = projected(json!({"configMap": {"name": "kube-root-ca.crt"}}));
+    let token = with(&deployment, &format!("{pod}/volumes"), token);
+    allowed("the certificate of the API server", create(&operator, &token).await);
     for (what, pointer, value) in [
         ("another account", "serviceAccountName", json!("default")),
         ("another image", "containers/0/image", json!("example.com/miner:1")),
@@ -340,6 +347,37 @@ async fn the_operator_runs_its_own_image_as_the_account_of_the_server_and_withou
         ("the network of the node", "hostNetwork", json!(true)),
         ("the processes of the node", "hostPID", json!(true)),
         ("an init container", "initContainers", json!([{"name": "i", "image": image}])),
+        ("more arguments", "containers/0/args", json!(["serve", "--help"])),
+        ("a second container", "containers", json!([container, with(&container, "/name", json!("second"))])),
+        ("a variable of the loader", "containers/0/env", json!([{"name": "LD_PRELOAD", "value": "/a.so"}])),
+        (
+            "a variable from a Secret",
+            "containers/0/env",
+            json!([{"name": "POD_IP", "valueFrom":
+            {"secretKeyRef": {"name": "database", "key": "password"}}}]),
+        ),
+        ("a Secret as variables", "containers/0/envFrom", json!([{"secretRef": {"name": "database"}}])),
+        ("a hook", "containers/0/lifecycle", json!({"preStop": {"exec": {"command": ["/bin/sh"]}}})),
+        (
+            "a probe that runs a command",
+            "containers/0/livenessProbe",
+            json!({"exec": {"command": ["/bin/sh"]}}),
+        ),
+        (
+            "a capability",
+            "containers/0/securityContext",
+            json!({"allowPrivilegeEscalation": false,
+            "capabilities": {"add": ["NET_RAW"]}}),
+        ),
+        (
+            "another address of a name",
+            "hostAliases",
+            json!([{"ip": "192.0.2.1", "hostnames": ["kubernetes"]}]),
+        ),
+        ("a ConfigMap", "volumes", json!([{"name": "a", "configMap": {"name": "web"}}])),
+        ("a claim", "volumes", json!([{"name": "a", "persistentVolumeClaim": {"claimName": "web"}}])),
+        ("a projected Secret", "volumes", projected(json!({"secret": {"name": "database"}}))),
+        ("a projected ConfigMap", "volumes", projected(json!({"configMap": {"name": "web"}}))),
     ] {
         refused(
             what,

@@ -1,0 +1,106 @@
+//! The admission policies that fence servers: what one may do with the right to restart, and who lets them in.
+
+use std::time::Duration;
+
+use kube::api::{Patch, PatchParams};
+use serde_json::{Value, json};
+
+use super::{
+    acting_as, allowed, api, change, change_status, given, grant, refused, role_binding, server_deployment,
+    with,
+};
+use crate::cluster;
+
+#[tokio::test]
+async fn a_server_that_may_restart_deployments_changes_nothing_else_of_them() {
+    let admin = cluster::client().await;
+    let namespace = cluster::temp_namespace(&admin, "fence-restart").await;
+    let ns = namespace.name();
+    let account = |name: &str| json!([{"kind": "ServiceAccount", "name": name, "namespace": ns}]);
+    let restart = "portcullis:catalogue:deployments:restart";
+    given(&admin, &role_binding(ns, "baseline", "portcullis:server", account("ops-mcp"))).await;
+    given(&admin, &role_binding(ns, "restart", restart, account("ops-mcp"))).await;
+    given(&admin, &role_binding(ns, "other", restart, account("other-mcp"))).await;
+    let mut web = with(&server_deployment(ns, "example.com/web:1"), "/metadata/name", json!("web"));
+    web["spec"]["replicas"] = json!(0);
+    web["spec"]["template"]["metadata"]["annotations"] = json!({"team": "a"});
+    given(&admin, &web).await;
+    let server = acting_as(&format!("system:serviceaccount:{ns}:ops-mcp")).await;
+    let annotate =
+        |annotations: Value| json!({"spec": {"template": {"metadata": {"annotations": annotations}}}});
+    let now = annotate(json!({"kubectl.kubernetes.io/restartedAt": "2026-01-01T00:00:00Z"}));
+    let pod = |pod: Value| json!({"spec": {"template": {"spec": pod}}});
+
+    cluster::eventually("a restart is allowed", Duration::from_secs(10), async || {
+        change(&server, &web, now.clone()).await.ok()
+    })
+    .await;
+    let containers = json!([{"name": "serve", "image": "example.com/miner:1"}]);
+    let volumes = json!([{"name": "tls", "secret": {"secretName": "database"}}]);
+    for (what, patch) in [
+        ("another image", pod(json!({"containers": containers}))),
+        ("another account", pod(json!({"serviceAccountName": "default"}))),
+        ("another Secret", pod(json!({"volumes": volumes}))),
+        ("one more annotation", annotate(json!({"sidecar": "yes"}))),
+        ("another annotation", annotate(json!({"team": "b"}))),
+        ("an annotation less", annotate(json!({"team": null}))),
+        ("no annotations", annotate(Value::Null)),
+        ("labels of pods", json!({"spec": {"template": {"metadata": {"labels": {"app": "b"}}}}})),
+        ("replicas", json!({"spec": {"replicas": 3}})),
+        ("the strategy", json!({"spec": {"strategy": {"type": "Recreate", "rollingUpdate": null}}})),
+        ("a pause", json!({"spec": {"paused": true}})),
+        ("the wait for a pod", json!({"spec": {"minReadySeconds": 9}})),
+        ("labels", json!({"metadata": {"labels": {"app": "b"}}})),
+        ("annotations", json!({"metadata": {"annotations": {"app": "b"}}})),
+    ] {
+        refused(what, "portcullis-server-restart", change(&server, &web, patch).await);
+    }
+    let other = acting_as(&format!("system:serviceaccount:{ns}:other-mcp")).await;
+    cluster::eventually(
+        "an account that is no server changes what it may",
+        Duration::from_secs(10),
+        async || change(&other, &web, json!({"spec": {"paused": true}})).await.ok(),
+    )
+    .await;
+    let bare = annotate(Value::Null);
+    let real = api(&admin, &web).patch("web", &PatchParams::default(), &Patch::Merge(bare)).await;
+    real.expect("an administrator may");
+    allowed("the first annotation of all", change(&server, &web, now).await);
+}
+
+#[tokio::test]
+async fn who_lets_servers_into_a_namespace_needs_the_verb_admit() {
+    let admin = cluster::client().await;
+    let namespace = cluster::temp_namespace(&admin, "fence-admit").await;
+    let ns = namespace.name();
+    let object = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": ns}});
+    let label = |value: Value| json!({"metadata": {"labels": {"portcullis.dev/servers": value}}});
+    grant(&admin, ns, "owner", "admin").await;
+    let rules = json!([{"apiGroups": [""], "resources": ["namespaces", "namespaces/status"],
+        "verbs": ["get", "patch"]}]);
+    given(
+        &admin,
+        &json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "Role", "rules": rules,
+        "metadata": {"name": "owner", "namespace": ns}}),
+    )
+    .await;
+    let subjects = json!([{"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": "owner"}]);
+    let binding = with(&role_binding(ns, "owner", "owner", subjects), "/roleRef/kind", json!("Role"));
+    given(&admin, &binding).await;
+    let owner = acting_as("owner").await;
+
+    cluster::eventually("other labels are allowed", Duration::from_secs(10), async || {
+        change(&owner, &object, json!({"metadata": {"labels": {"team": "a"}}})).await.ok()
+    })
+    .await;
+    let policy = "portcullis-namespace-label";
+    refused("setting the label", policy, change(&owner, &object, label(json!("local"))).await);
+    let status = change_status(&owner, &object, label(json!("local"))).await;
+    refused("setting it beside the status", policy, status);
+    allowed("setting it as administrator", change(&admin, &object, label(json!("local"))).await);
+    namespace.label("portcullis.dev/servers=local");
+    refused("changing the label", policy, change(&owner, &object, label(json!("cluster"))).await);
+    let team = json!({"metadata": {"labels": {"team": "a"}}});
+    allowed("other labels of an admitted namespace", change(&owner, &object, team).await);
+    allowed("removing the label", change(&owner, &object, label(Value::Null)).await);
+}
