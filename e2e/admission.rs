@@ -279,17 +279,23 @@ async fn the_operator_writes_secrets_of_its_own_types_and_names_only() {
     given(&admin, &taken).await;
     refused("a name that somebody else had first", policy, replace(&operator, &taken).await);
     refused("deleting it", policy, delete(&operator, &taken).await);
-    let owned =
-        with(&secret(ns, "bot-mcp-key", "portcullis.dev/api-key"), "/metadata/ownerReferences", owner());
+    let owned = with(
+        &secret(ns, "bot-mcp-key", "portcullis.dev/api-key"),
+        "/metadata/ownerReferences",
+        owner(&admin, ns).await,
+    );
     given(&admin, &owned).await;
     allowed("changing its own Secret", replace(&operator, &owned).await);
     allowed("deleting its own Secret", delete(&operator, &owned).await);
 }
 
-/// What a child of a server or key carries.
-fn owner() -> Value {
-    json!([{"apiVersion": "portcullis.dev/v1alpha1", "kind": "McpServer", "name": "ops",
-        "uid": "00000000-0000-4000-8000-000000000000"}])
+/// What a child of a server carries. The server is there, or garbage collection would take the child away.
+async fn owner(admin: &Client, namespace: &str) -> Value {
+    let server = json!({"apiVersion": "portcullis.dev/v1alpha1", "kind": "McpServer", "spec": {},
+        "metadata": {"name": "owner", "namespace": namespace}});
+    given(admin, &server).await;
+    let uid = api(admin, &server).get("owner").await.expect("it was made").metadata.uid;
+    json!([{"apiVersion": "portcullis.dev/v1alpha1", "kind": "McpServer", "name": "owner", "uid": uid}])
 }
 
 /// A Deployment as the operator makes it, in what the policies look at.
