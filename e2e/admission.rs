@@ -1,7 +1,5 @@
 //! The admission policies on a real API server: as the operator, as authors of roles and keys, and as a stranger.
-//!
-//! Attempts are dry runs: they pass every policy and leave nothing behind. A refusal must come from the policy
-//! that the test is about, never from RBAC.
+//! Attempts are dry runs that leave nothing behind; a refusal must come from the tested policy, never from RBAC.
 
 mod servers;
 
