@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # bench.sh: measures what README's table says and writes it there (just bench).
 #
-# The endpoint is the release build, by `serve --from`, with TLS, key, role check and audit on; the load generator
+# The endpoint is the binary of the release image, by `serve --from`, with TLS, key, role check and audit on; the load generator
 # (wrk, HTTP/1.1 over TLS) runs beside it on the same machine. "Trivial call" is tools/call of namespaces_list,
 # which asks no API server. The baseline in the same run is the refusal of a request without a key: TLS, HTTP and
 # one audit record gathered, and no tool. Apply to Ready is measured on the cluster of the end-to-end tests.
@@ -12,8 +12,9 @@ cd "$REPO_DIR"
 command -v wrk >/dev/null || apt-get install -y --no-install-recommends wrk >/dev/null
 
 say "[bench 1/4] release build (fat link-time optimization: several minutes when cold)"
-cargo build --quiet --locked --release --bin portcullis
-binary=$PWD/target/release/portcullis
+# The very binary of the image that is shipped.
+PROFILE=release e2e/image.sh bench >/dev/null
+binary=$PWD/target/$(rustc -vV | sed -n 's/^host: //p')/release/portcullis
 
 work=$(mktemp -d)
 server=
@@ -73,8 +74,8 @@ wrk.headers["Accept"] = "application/json, text/event-stream"
 wrk.headers["MCP-Protocol-Version"] = "2026-07-28"
 wrk.headers["Mcp-Method"] = "tools/call"
 wrk.headers["Mcp-Name"] = "namespaces_list"
-${1:+wrk.headers["X-API-Key"] = "$1"}
 L
+  [ -z "$1" ] || printf 'wrk.headers["X-API-Key"] = "%s"\n' "$1"
 }
 lua "$key" >"$work/call.lua"
 lua "" >"$work/refused.lua"
@@ -114,7 +115,7 @@ ready1=$(ready 1)
 ready30=$(ready 30)
 
 say "[bench 4/4] the table in README.md"
-size=$(stat -c %s "$binary")
+size=$(docker image inspect -f '{{.Size}}' localhost/portcullis:bench)
 table=$(
   cat <<T
 | What | Figure |
@@ -126,7 +127,7 @@ table=$(
 | the same against a request refused for want of a key (baseline of the same run) | $(awk -v a="$many" -v b="$refused" 'BEGIN {printf "%.2f", a / b}') of $refused/s |
 | apply to Ready, 1 server | $ready1 s |
 | apply to Ready, 30 servers at once | $ready30 s |
-| binary | $(awk -v s="$size" 'BEGIN {printf "%.1f", s / 1048576}') MiB |
+| image | $(awk -v s="$size" 'BEGIN {printf "%.1f", s / 1048576}') MiB |
 
 Measured on $(nproc) cores ($(uname -m)) with the load generator and the cluster beside, on $(date +%F), by \`just bench\`.
 T
