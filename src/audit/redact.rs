@@ -96,12 +96,19 @@ fn cut(mut text: String, most: usize) -> String {
 
 /// Redacts parameters, unless they are so large that looking into them would cost more than the record is worth.
 fn parameters(params: Value) -> Value {
-    let mut size = Size(0);
-    // Counting cannot fail, and a value always has a JSON text.
-    if serde_json::to_writer(&mut size, &params).is_err() || size.0 > MAX_LOOKED_INTO {
-        return serde_json::json!({ "omitted_bytes": size.0 });
+    let size = json_size(&params);
+    if size > MAX_LOOKED_INTO {
+        return serde_json::json!({ "omitted_bytes": size });
     }
     capped(value(params, 0))
+}
+
+/// Bytes of a value as JSON, without making the text.
+pub(crate) fn json_size(value: &Value) -> usize {
+    let mut size = Size(0);
+    serde_json::to_writer(&mut size, value)
+        .expect("counting does not fail, and a value always has a JSON text");
+    size.0
 }
 
 /// Counts the bytes that are written to it.

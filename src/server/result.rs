@@ -1,9 +1,8 @@
 //! What a tool's result goes through before it leaves: keys of ours are masked, and too much is refused whole.
 
-use std::io;
-
 use serde_json::Value;
 
+use crate::audit::json_size;
 use crate::authn::{ApiKey, api_key};
 use crate::tools::Output;
 
@@ -21,26 +20,11 @@ pub(super) struct TooLarge(usize);
 
 /// Masks keys and measures the result.
 pub(super) fn checked(output: Output) -> Result<Output, TooLarge> {
-    let mut size = Size(output.text.len());
-    // Counting does not fail, and a `Value` is always JSON.
-    serde_json::to_writer(&mut size, &output.structured).map_err(|_| TooLarge(size.0))?;
-    if size.0 > LIMIT {
-        return Err(TooLarge(size.0));
+    let size = output.text.len() + json_size(&output.structured);
+    if size > LIMIT {
+        return Err(TooLarge(size));
     }
     Ok(Output { text: masked(output.text), structured: masked_value(output.structured) })
-}
-
-struct Size(usize);
-
-impl io::Write for Size {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0 += bytes.len();
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
 }
 
 /// Replaces every whole API key in a text: logs of a program may hold one.
