@@ -14,6 +14,7 @@ const LAYERS: &[(&str, u8, &[&str])] = &[
     ("ratelimit", 2, &[]),
     ("k8s", 3, &[]),
     ("index", 3, &["k8s"]),
+    ("authenticator", 3, &["index"]),
     ("tools", 3, &[]),
     ("audit", 3, &[]),
     ("controller", 4, &[]),

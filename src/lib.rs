@@ -6,7 +6,7 @@
 //! ```text
 //! 5 wiring   main -> cli -> controller | server, admin, telemetry, audit_command
 //! 4 engines  controller              server          (they never import each other)
-//! 3 edges    k8s    index -> k8s     tools    audit  (I/O)
+//! 3 edges    k8s    index -> k8s     authenticator -> index    tools    audit  (I/O)
 //! 2 rules    authn  authz  pki  mcp                  (no I/O, no clock: time and randomness are arguments)
 //! 1 ground   api    metrics
 //! ```
@@ -19,6 +19,7 @@ pub mod api;
 mod architecture;
 mod audit;
 mod audit_command;
+mod authenticator;
 mod authn;
 mod authz;
 pub mod cli;

@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 use crate::admin::{self, Gates};
 use crate::api::names;
 use crate::audit::{AuditLog, Notifier, Refusal, Settings};
+use crate::authenticator::{Authenticator, Materials};
 use crate::cli::{OperatorArguments, ServeArguments};
 use crate::controller::{self, OperatorConfig};
 use crate::index::{self, Policy, Subject};
@@ -187,7 +188,8 @@ async fn endpoint(
     let ready = Arc::new(AtomicBool::new(false));
     let gates = Gates::default().with("endpoint", ready.clone());
     let admin = listen(admin).await?;
-    let parts = ServeParts { client, policy, audit, metrics, tools: tools::registry(), ready };
+    let authenticator = Authenticator::new(client.clone(), Materials::given(Default::default()));
+    let parts = ServeParts { client, policy, audit, metrics, authenticator, tools: tools::registry(), ready };
     let server = server::bind(config, parts).await?;
     tracing::info!(address = %server.address()?, server = name, "Listening");
     // Health is served and the policy followed until the last request has ended: a draining pod is alive, and a key

@@ -338,6 +338,7 @@ fn key_file(directory: &Path, key: &mut McpApiKey) -> Result<KeyFile, LoadFiles>
         id: secret.id().to_owned(),
         digest: api_key::format_digest(&secret.digest()),
         created_at: Time(Timestamp::now()),
+        not_after: None,
         state: KeyState::Active,
     });
     Ok(KeyFile { key: name, path, generated })

@@ -1,12 +1,19 @@
 //! The pure half: from objects to what a request needs, by the conversions that the conditions use too.
 
 use std::collections::{BTreeMap, HashMap};
+use std::net::IpAddr;
 use std::sync::Arc;
 
+use ipnet::IpNet;
+use jiff::Timestamp;
 use kube::ResourceExt;
 
-use crate::api::{ClusterMcpRole, KeyState, McpApiKey, McpRole, McpServer, RoleKind, names};
-use crate::authn::{KeyRecord, api_key};
+use crate::api::{
+    AuthenticationSpec, BlockedKind, BlockedSubject, ClientCertificateMode, ClusterMcpRole, KeyGeneration,
+    KeyState, McpApiKey, McpRole, McpServer, RoleKind, names,
+};
+use crate::authn::{Identity, KeyRecord, Method, Reason, Verifier, api_key};
+use crate::authz::role::HolderName;
 use crate::authz::{Role, RoleId};
 
 /// The objects that a server sees, by name.
@@ -33,6 +40,8 @@ pub(crate) struct Snapshot {
     pub(crate) keys: HashMap<String, Key>,
     /// Names of every namespace, sorted.
     pub(crate) namespaces: Arc<[String]>,
+    /// Who holds which role by proving who they are.
+    pub(super) holders: Holders,
 }
 
 /// One generation of a key and what its holder may do.
@@ -57,6 +66,7 @@ impl Snapshot {
             server: objects.server.clone(),
             keys,
             namespaces: objects.namespaces.keys().cloned().collect(),
+            holders: if admitted { Holders::of(roles.values()) } else { Holders::default() },
         }
     }
 }
@@ -122,25 +132,160 @@ fn generations(
             name: role.name.clone(),
         })
         .collect();
+    // A network that is not one lets nobody in: the operator says so in the key's condition.
+    let Ok(allowed) =
+        key.spec.allowed_cidrs.iter().map(|text| text.parse()).collect::<Result<Vec<IpNet>, _>>()
+    else {
+        return Vec::new();
+    };
     let held: Arc<[Arc<Role>]> = named.iter().filter_map(|id| roles.get(id).cloned()).collect();
-    let status = key.status.as_ref();
-    status
-        .iter()
-        .flat_map(|status| &status.keys)
+    let Some(status) = key.status.as_ref() else { return Vec::new() };
+    // Asked for and not yet carried out: it counts all the same, so that nobody has to wait for the operator.
+    let all_revoked = asks_to_revoke(key.annotations(), status.handled_revoke.as_deref());
+    let record = |generation: &KeyGeneration| {
+        let ends = [key.spec.expires_at.as_ref(), generation.not_after.as_ref()];
+        Some(KeyRecord {
+            verifier: verifier(&generation.digest)?,
+            name: key.name_any(),
+            identity: key.spec.identity.clone(),
+            tenant: key.spec.tenant.clone(),
+            enabled: key.spec.enabled,
+            revoked: all_revoked || generation.state == KeyState::Revoked,
+            expires_at: ends.into_iter().flatten().map(|time| time.0).min(),
+            opens_server: key.spec.servers.iter().any(|name| name == server),
+            allowed: allowed.clone(),
+            rate_limit: key.spec.rate_limit,
+            roles: named.clone(),
+        })
+    };
+    let living = status.keys.iter().filter(|generation| generation.state != KeyState::Expired);
+    living
         .filter_map(|generation| {
-            let record = KeyRecord {
-                digest: api_key::parse_digest(&generation.digest)?,
-                name: key.name_any(),
-                identity: key.spec.identity.clone(),
-                enabled: key.spec.enabled,
-                revoked: generation.state == KeyState::Revoked,
-                expires_at: key.spec.expires_at.as_ref().map(|time| time.0),
-                opens_server: key.spec.servers.iter().any(|name| name == server),
-                roles: named.clone(),
-            };
-            Some((generation.id.clone(), Key { record, roles: held.clone() }))
+            Some((generation.id.clone(), Key { record: record(generation)?, roles: held.clone() }))
         })
         .collect()
+}
+
+fn verifier(digest: &str) -> Option<Verifier> {
+    match digest.strip_prefix("argon2id:") {
+        Some(hex) => api_key::parse_digest(&format!("sha256:{hex}")).map(Verifier::Imported),
+        None => api_key::parse_digest(digest).map(Verifier::Sha256),
+    }
+}
+
+/// Whether the annotation asks for a revocation that was not carried out yet.
+fn asks_to_revoke(annotations: &BTreeMap<String, String>, handled: Option<&str>) -> bool {
+    let asked = annotations.get(names::REVOKE_ANNOTATION).map(String::as_str);
+    asked.is_some() && asked != handled
+}
+
+impl Snapshot {
+    /// Judges a proved identity under this policy: whether it may come in, or stay, and which roles it has. The time and
+    /// the address are those of the request, or of the stream.
+    ///
+    /// # Errors
+    /// [`Reason`] says why it may not.
+    pub(crate) fn admit(
+        &self,
+        identity: &Identity,
+        client_ip: IpAddr,
+        now: Timestamp,
+    ) -> Result<Arc<[Arc<Role>]>, Reason> {
+        if identity.method == Method::Operator {
+            return Ok(Arc::default());
+        }
+        let server = self.server.as_ref().ok_or(Reason::MethodDisabled)?;
+        let authentication = &server.spec.authentication;
+        if !is_enabled(authentication, identity) {
+            return Err(Reason::MethodDisabled);
+        }
+        if authentication.blocked.iter().any(|blocked| names_caller(blocked, identity)) {
+            return Err(Reason::Blocked);
+        }
+        if identity.expires_at.is_some_and(|end| end <= now) {
+            return Err(Reason::Expired);
+        }
+        if identity.method == Method::Token {
+            let status = server.status.as_ref().and_then(|status| status.authentication.as_ref());
+            if asks_to_revoke(server.annotations(), status.and_then(|s| s.handled_revoke.as_deref())) {
+                return Err(Reason::Revoked);
+            }
+        }
+        match identity.key_id() {
+            Some(id) => {
+                let named = self.keys.get(id).filter(|key| key.record.identity == identity.subject);
+                let key = named.ok_or(Reason::UnknownKey)?;
+                key.record.usable(client_ip, now)?;
+                Ok(key.roles.clone())
+            }
+            None => Ok(self.holders.roles_of(identity)),
+        }
+    }
+}
+
+/// Whether the server accepts what proved the identity, and what its token was made for.
+fn is_enabled(spec: &AuthenticationSpec, identity: &Identity) -> bool {
+    let accepts = |method: Method| match method {
+        Method::ApiKey => spec.api_keys.enabled,
+        Method::Jwt => spec.jwt.iter().any(|issuer| Some(&issuer.issuer) == identity.issuer.as_ref()),
+        Method::Token => spec.tokens.enabled,
+        Method::ServiceAccount => spec.service_accounts.enabled,
+        Method::Basic => spec.basic.enabled,
+        Method::ClientCertificate => matches!(
+            spec.client_certificates.mode,
+            ClientCertificateMode::VerifyIfGiven | ClientCertificateMode::RequireAndVerify
+        ),
+        Method::Anonymous => spec.anonymous.unsafe_enabled,
+        Method::Operator => false,
+    };
+    accepts(identity.method) && identity.origin.as_ref().is_none_or(|origin| accepts(origin.method))
+}
+
+fn names_caller(blocked: &BlockedSubject, identity: &Identity) -> bool {
+    if blocked.issuer.is_some() && blocked.issuer != identity.issuer {
+        return false;
+    }
+    match blocked.kind {
+        BlockedKind::User => identity.subject == blocked.name,
+        BlockedKind::Group => identity.groups.contains(&blocked.name),
+        BlockedKind::ServiceAccount => {
+            let name =
+                identity.subject.strip_prefix("system:serviceaccount:").and_then(|s| s.split_once(':'));
+            name.is_some_and(|(namespace, name)| blocked.name.split_once('/') == Some((namespace, name)))
+        }
+        BlockedKind::Credential => {
+            let origin = identity.origin.as_ref().map(|origin| &origin.credential_id);
+            identity.credential_id == blocked.name || origin == Some(&blocked.name)
+        }
+    }
+}
+
+/// Roles by those who hold them, so that a decision does not depend on the number of roles.
+#[derive(Debug, Default)]
+pub(super) struct Holders(HashMap<HolderName, Vec<(Option<String>, Arc<Role>)>>);
+
+impl Holders {
+    fn of<'a>(roles: impl Iterator<Item = &'a Arc<Role>>) -> Self {
+        let mut held: HashMap<_, Vec<_>> = HashMap::new();
+        for role in roles {
+            for holder in role.subjects() {
+                held.entry(holder.name.clone()).or_default().push((holder.issuer.clone(), role.clone()));
+            }
+        }
+        Self(held)
+    }
+
+    /// The roles of an identity, each once, in the order of their names.
+    fn roles_of(&self, identity: &Identity) -> Arc<[Arc<Role>]> {
+        let names = std::iter::once(HolderName::User(identity.subject.clone()))
+            .chain(identity.groups.iter().cloned().map(HolderName::Group));
+        let held = names.filter_map(|name| self.0.get(&name)).flatten();
+        let vouched = held.filter(|(issuer, _)| issuer.is_none() || *issuer == identity.issuer);
+        let mut roles: Vec<Arc<Role>> = vouched.map(|(_, role)| role.clone()).collect();
+        roles.sort_by(|a, b| a.id().cmp(b.id()));
+        roles.dedup_by(|a, b| a.id() == b.id());
+        roles.into()
+    }
 }
 
 #[cfg(test)]

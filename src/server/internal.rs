@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use super::listener::Connection;
 use super::peers::{Described, MESSAGES};
 use super::request::{Caller, Channel};
-use super::sse::{self, Delivery, caller_of};
+use super::sse::{self, Delivery};
 use super::tls::Peer;
 use super::transport::{Endpoint, receive, respond, text};
 use crate::authn::{self, Identity};
@@ -38,11 +38,7 @@ pub(super) async fn answer(
 /// The operator's handshake: an identity that may list and nothing else.
 async fn operator(endpoint: &Endpoint, connection: Connection, request: Request<Incoming>) -> Response<Body> {
     let caller = Caller {
-        identity: Identity {
-            method: authn::Method::Operator,
-            subject: "operator".to_owned(),
-            credential_id: "operator".to_owned(),
-        },
+        identity: Identity::new(authn::Method::Operator, "operator", "operator"),
         roles: Arc::default(),
         snapshot: endpoint.driver.core.policy.load(),
         client_ip: connection.address.ip(),
@@ -69,14 +65,11 @@ async fn passed_on(endpoint: &Endpoint, request: Request<Incoming>) -> Response<
         return text(StatusCode::BAD_REQUEST, "the message did not come in whole");
     };
     let snapshot = endpoint.driver.core.policy.load();
-    let caller = caller_of(&snapshot, described.credential_id, described.subject, Timestamp::now());
-    let Some(roles) = caller else { return sse::response(Delivery::Gone) };
-    let identity = Identity {
-        method: authn::Method::ApiKey,
-        subject: described.subject.to_owned(),
-        credential_id: described.credential_id.to_owned(),
-    };
-    let caller = Caller { identity, roles, snapshot, client_ip: described.client_ip };
+    let Described { identity, client_ip, .. } = described;
+    // The other replica has proved who it is; whether it may come in is judged by the policy of this one.
+    let admitted = snapshot.admit(&identity, client_ip, Timestamp::now());
+    let Ok(roles) = admitted else { return sse::response(Delivery::Gone) };
+    let caller = Caller { identity, roles, snapshot, client_ip };
     let id = endpoint.sessions.read(described.session).filter(|id| endpoint.sessions.is_here(id));
     match id.filter(|id| id.belongs_to(&caller.identity)) {
         Some(id) => {

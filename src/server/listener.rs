@@ -35,12 +35,14 @@ const KEEP_ALIVE: Duration = Duration::from_secs(30);
 const STREAMS: u32 = 128;
 
 /// Where a request came in.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Connection {
     /// Address of the other end.
     pub(super) address: SocketAddr,
     /// Who it is, as far as its certificate says.
     pub(super) peer: Peer,
+    /// The certificate that the other end showed.
+    pub(super) certificate: Option<Arc<CertificateDer<'static>>>,
 }
 
 /// Answers requests.
@@ -138,7 +140,8 @@ async fn shake_hands(
         warn!(%address, "connection refused: its certificate is neither the operator's nor of this server");
         return None;
     };
-    Some((stream, Connection { address, peer }))
+    let certificate = certificate.map(|certificate| Arc::new(certificate.clone().into_owned()));
+    Some((stream, Connection { address, peer, certificate }))
 }
 
 async fn serve(
@@ -147,8 +150,9 @@ async fn serve(
     answering: Answering,
     stop: CancellationToken,
 ) {
+    let address = connection.address;
     let service = service_fn(move |request| {
-        let answer = answering(connection, request);
+        let answer = answering(connection.clone(), request);
         async move { Ok::<_, Infallible>(answer.await) }
     });
     // The version is agreed on in the handshake. To find it out from the first bytes, the library would wait for them
@@ -172,6 +176,6 @@ async fn serve(
         }
     };
     if let Err(error) = ended {
-        debug!(address = %connection.address, %error, "connection ended");
+        debug!(%address, %error, "connection ended");
     }
 }

@@ -43,6 +43,7 @@ use tokio_util::task::TaskTracker;
 use tracing::info;
 
 use crate::audit::AuditLog;
+use crate::authenticator::Authenticator;
 use crate::index::Policy;
 use crate::metrics::Metrics;
 use crate::tools::Tool;
@@ -121,6 +122,8 @@ pub(crate) struct ServeParts {
     pub(crate) audit: AuditLog,
     /// The counters.
     pub(crate) metrics: Arc<Metrics>,
+    /// Proves who is calling.
+    pub(crate) authenticator: Authenticator,
     /// The tools: the registry.
     pub(crate) tools: &'static [Tool],
     /// True while requests are served, for `/readyz`.
@@ -188,6 +191,7 @@ pub(crate) async fn bind(config: ServeConfig, parts: ServeParts) -> Result<Serve
         policy: parts.policy.clone(),
         audit: parts.audit,
         metrics: parts.metrics.clone(),
+        authenticator: parts.authenticator,
         toolbox: toolbox::Toolbox::new(parts.tools),
         recording: TaskTracker::new(),
         places: Semaphore::new(CALLS),

@@ -25,9 +25,11 @@ use tracing::{Instrument, info_span};
 use super::credential;
 use super::draft::{Call, Recorder, Verdict};
 use super::handler::Handler;
+use super::listener::Connection;
 use super::toolbox::Toolbox;
 use crate::audit::{AuditLog, Event, Kind, Outcome};
-use crate::authn::{Identity, Reason, authenticate_key};
+use crate::authenticator::{Authenticator, Presented};
+use crate::authn::{Identity, Reason};
 use crate::authz::{Class, Role};
 use crate::index::{Policy, Snapshot};
 use crate::mcp::{self, Envelope, error};
@@ -47,6 +49,8 @@ pub(super) struct Core {
     pub(super) metrics: Arc<Metrics>,
     /// The tools.
     pub(super) toolbox: Toolbox,
+    /// Proves who is calling.
+    pub(super) authenticator: Authenticator,
     /// Tasks that record what nobody waits for.
     pub(super) recording: TaskTracker,
     /// One for each tool that may run at a time.
@@ -131,13 +135,14 @@ impl Driver {
     pub(super) async fn authenticate(
         &self,
         headers: &mut HeaderMap,
-        client_ip: IpAddr,
+        connection: &Connection,
     ) -> Result<Caller, Reason> {
         let snapshot = self.core.policy.load();
-        let proved = credential::take(headers).and_then(|key| {
-            let held = snapshot.keys.get(key.id());
-            let (identity, _) = authenticate_key(&key, held.map(|held| &held.record), Timestamp::now())?;
-            let roles = held.map(|held| held.roles.clone()).unwrap_or_default();
+        let client_ip = connection.address.ip();
+        let credential = credential::take(headers);
+        let presented = Presented { credential, certificate: connection.certificate.clone(), client_ip };
+        let proved = self.core.authenticator.prove(&snapshot, presented).await.and_then(|identity| {
+            let roles = snapshot.admit(&identity, client_ip, Timestamp::now())?;
             Ok((identity, roles))
         });
         let (auth_type, result) = match &proved {
@@ -163,12 +168,7 @@ impl Driver {
     pub(super) async fn authenticate_again(&self, caller: Caller) -> Result<Caller, Reason> {
         let Caller { identity, client_ip, .. } = caller;
         let snapshot = self.core.policy.load();
-        let held = snapshot.keys.get(&identity.credential_id);
-        let usable = held
-            .filter(|key| key.record.identity == identity.subject)
-            .ok_or(Reason::UnknownKey)
-            .and_then(|key| key.record.usable(Timestamp::now()).map(|()| key.roles.clone()));
-        match usable {
+        match snapshot.admit(&identity, client_ip, Timestamp::now()) {
             Ok(roles) => Ok(Caller { identity, roles, snapshot, client_ip }),
             Err(reason) => {
                 let auth_type = identity.method.as_str();

@@ -109,8 +109,7 @@ impl Endpoint {
             response.headers_mut().insert(header::ALLOW, HeaderValue::from_static(allow));
             return response;
         }
-        let client_ip = connection.address.ip();
-        let Ok(caller) = self.driver.authenticate(request.headers_mut(), client_ip).await else {
+        let Ok(caller) = self.driver.authenticate(request.headers_mut(), &connection).await else {
             return unauthorized();
         };
         match route {

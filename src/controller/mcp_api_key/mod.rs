@@ -291,6 +291,11 @@ fn key_status(key: &McpApiKey, found: &Found, missing: &[String], now: Timestamp
     McpApiKeyStatus {
         keys,
         secret_ref,
+        last_rotated_at: before.last_rotated_at,
+        next_rotation_at: before.next_rotation_at,
+        last_used_at: before.last_used_at,
+        handled_rotate: before.handled_rotate,
+        handled_revoke: before.handled_revoke,
         observed_generation: generation,
         conditions: vec![condition(ACCEPTED, accepted), condition(READY, ready)],
     }

@@ -57,6 +57,7 @@ fn with(mut generations: Vec<KeyGeneration>, key: &ApiKey, now: Timestamp) -> Ve
         id: key.id().to_owned(),
         digest: api_key::format_digest(&key.digest()),
         created_at: Time(now),
+        not_after: None,
         state: KeyState::Active,
     });
     generations

@@ -19,6 +19,7 @@ fn key(more: &str) -> McpApiKey {
 
 fn generations() -> Vec<KeyGeneration> {
     vec![KeyGeneration {
+        not_after: None,
         id: "k1".into(),
         digest: "sha256:00".into(),
         created_at: Time(now()),

@@ -69,6 +69,7 @@ pub(super) fn server_status(
     // What was not looked at this time is as it was, as long as something runs.
     let runs = pods.is_some();
     McpServerStatus {
+        authentication: server.status.as_ref().and_then(|status| status.authentication.clone()),
         url: Some(format!("https://{service}.{namespace}.svc:{}{path}", names::SERVICE_PORT)),
         server_info: seen.server_info.clone().or(before.server_info.filter(|_| runs)),
         replicas: pods.unwrap_or_default().exist,
