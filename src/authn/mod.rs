@@ -4,8 +4,12 @@
 //! refused unless a server says otherwise; every failure looks the same outside and has its own reason inside.
 
 pub(crate) mod api_key;
+mod claims;
+pub(crate) mod jwks;
+pub(crate) mod jwt;
 pub(crate) mod key_record;
 mod reason;
+pub(crate) mod token;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
