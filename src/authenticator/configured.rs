@@ -107,9 +107,10 @@ impl Configuration {
             let path = &server.spec.transports.streamable_http.path;
             names::resource_url(&self.settings.namespace, &self.settings.server, path)
         });
-        let issuers = spec.jwt.iter().map(|issuer| {
-            (issuer.issuer.clone(), Issuer::new(issuer, &resource, entries, &self.remotes))
-        });
+        let issuers = spec
+            .jwt
+            .iter()
+            .map(|issuer| (issuer.issuer.clone(), Issuer::new(issuer, &resource, entries, &self.remotes)));
         let users = spec.basic.users.as_ref().filter(|_| spec.basic.enabled);
         let imported = names::imported_secret(&self.settings.server);
         let imported = entries.get(&secret(&imported, names::IMPORTED_DATA));

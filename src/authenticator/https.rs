@@ -263,18 +263,58 @@ mod tests {
     #[test]
     fn addresses_inside_a_network_are_told_from_those_of_the_internet() {
         let inside = [
-            "0.0.0.0", "0.1.2.3", "10.1.2.3", "100.64.0.1", "100.127.255.255", "127.0.0.1", "169.254.169.254",
-            "172.16.0.1", "172.31.255.255", "192.0.0.8", "192.0.2.1", "192.88.99.1", "192.168.1.1", "198.18.0.1",
-            "198.51.100.1", "203.0.113.1", "224.0.0.1", "240.0.0.1", "255.255.255.255", "::", "::1", "::7f00:1",
-            "::ffff:127.0.0.1", "::ffff:8.8.8.8", "64:ff9b::10.0.0.1", "64:ff9b:1::1", "fc00::1", "fd00:ec2::254",
-            "fe80::1", "fec0::1", "ff02::1", "2001::1", "2001:db8::1", "2002:7f00:1::", "100::1", "3fff::1",
+            "0.0.0.0",
+            "0.1.2.3",
+            "10.1.2.3",
+            "100.64.0.1",
+            "100.127.255.255",
+            "127.0.0.1",
+            "169.254.169.254",
+            "172.16.0.1",
+            "172.31.255.255",
+            "192.0.0.8",
+            "192.0.2.1",
+            "192.88.99.1",
+            "192.168.1.1",
+            "198.18.0.1",
+            "198.51.100.1",
+            "203.0.113.1",
+            "224.0.0.1",
+            "240.0.0.1",
+            "255.255.255.255",
+            "::",
+            "::1",
+            "::7f00:1",
+            "::ffff:127.0.0.1",
+            "::ffff:8.8.8.8",
+            "64:ff9b::10.0.0.1",
+            "64:ff9b:1::1",
+            "fc00::1",
+            "fd00:ec2::254",
+            "fe80::1",
+            "fec0::1",
+            "ff02::1",
+            "2001::1",
+            "2001:db8::1",
+            "2002:7f00:1::",
+            "100::1",
+            "3fff::1",
         ];
         for text in inside {
             assert!(!is_public(text.parse().expect("an address")), "{text}");
         }
         let outside = [
-            "1.1.1.1", "8.8.8.8", "100.63.0.1", "100.128.0.1", "172.32.0.1", "192.0.1.1", "198.20.0.1",
-            "223.255.255.255", "2606:4700::1111", "2a00:1450::1", "64:ff9b::8.8.8.8",
+            "1.1.1.1",
+            "8.8.8.8",
+            "100.63.0.1",
+            "100.128.0.1",
+            "172.32.0.1",
+            "192.0.1.1",
+            "198.20.0.1",
+            "223.255.255.255",
+            "2606:4700::1111",
+            "2a00:1450::1",
+            "64:ff9b::8.8.8.8",
         ];
         for text in outside {
             assert!(is_public(text.parse().expect("an address")), "{text}");
@@ -283,11 +323,16 @@ mod tests {
 
     #[test]
     fn only_https_urls_with_a_host_and_without_a_user_are_asked() {
-        for url in ["http://a.example", "https://", "https://user:word@a.example/", "ftp://a.example", "a", "/x"] {
+        for url in
+            ["http://a.example", "https://", "https://user:word@a.example/", "ftp://a.example", "a", "/x"]
+        {
             assert!(matches!(Place::read(url), Err(Fetch::Url)), "{url}");
         }
         let place = Place::read("https://[2606:4700::1111]:8443/keys?a=b").expect("a URL");
-        assert_eq!((place.host.as_str(), place.port, place.path.as_str()), ("2606:4700::1111", 8443, "/keys?a=b"));
+        assert_eq!(
+            (place.host.as_str(), place.port, place.path.as_str()),
+            ("2606:4700::1111", 8443, "/keys?a=b")
+        );
         let place = Place::read("https://a.example").expect("a URL");
         assert_eq!((place.port, place.path.as_str(), place.authority.as_str()), (443, "/", "a.example"));
     }
@@ -295,7 +340,10 @@ mod tests {
     #[test]
     fn authorities_that_are_none_are_refused() {
         assert!(Trust::new(Some(b"no PEM"), false).is_err());
-        assert!(Trust::new(Some(b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"), false).is_err());
+        assert!(
+            Trust::new(Some(b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"), false)
+                .is_err()
+        );
         assert!(Trust::new(None, false).is_ok());
     }
 }

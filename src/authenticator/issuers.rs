@@ -304,7 +304,8 @@ impl Remote {
         let issuer = &self.target.issuer;
         let url = format!("{}/.well-known/openid-configuration", issuer.strip_suffix('/').unwrap_or(issuer));
         let document = trust.get(&url).await;
-        let document = document.map_err(|source| LoadKeys::Fetch { what: "the discovery document", source })?;
+        let document =
+            document.map_err(|source| LoadKeys::Fetch { what: "the discovery document", source })?;
         let document: Document = serde_json::from_slice(&document).map_err(LoadKeys::Discovery)?;
         if document.issuer == *issuer { Ok(document.jwks_uri) } else { Err(LoadKeys::OtherIssuer) }
     }

@@ -32,9 +32,7 @@ use crate::api::{AuthenticationSpec, names};
 use crate::authn::imported::ImportedKey;
 use crate::authn::jwt::Unverified;
 use crate::authn::token::OwnTokens;
-use crate::authn::{
-    Credential, Identity, Method, Reason, Verifier, authenticate_key, certificate,
-};
+use crate::authn::{Credential, Identity, Method, Reason, Verifier, authenticate_key, certificate};
 use crate::index::{Policy, Snapshot};
 use configured::{Configuration, Parts};
 use issuers::{Following, Times};

@@ -268,12 +268,16 @@ mod tests {
         let Answer { outcome, good_for } = judged(|_| {});
         let identity = outcome.expect("confirmed");
         assert_eq!(identity.subject, "system:serviceaccount:team-a:agent");
-        assert_eq!((identity.method, identity.issuer.as_deref()), (Method::ServiceAccount, Some("kubernetes")));
+        assert_eq!(
+            (identity.method, identity.issuer.as_deref()),
+            (Method::ServiceAccount, Some("kubernetes"))
+        );
         assert_eq!(identity.groups, ["system:serviceaccounts", "system:serviceaccounts:team-a"]);
         assert_eq!(identity.credential_id, "JTI=0d9e");
         assert_eq!(identity.expires_at.map(Timestamp::as_second), Some(1_000));
         assert_eq!(good_for, Duration::from_secs(30), "not beyond its end");
-        let long = judge(&status(|_| {}), &token(&json!({"exp": 9_000})), &[OURS.to_owned()], Timestamp::UNIX_EPOCH);
+        let long =
+            judge(&status(|_| {}), &token(&json!({"exp": 9_000})), &[OURS.to_owned()], Timestamp::UNIX_EPOCH);
         assert_eq!(long.good_for, CONFIRMED);
         let unnamed = judged(|status| status["user"]["extra"] = json!({})).outcome.expect("confirmed");
         assert_eq!(unnamed.credential_id.len(), 16);
@@ -291,7 +295,10 @@ mod tests {
             (|status| status["user"] = Value::Null, Reason::NotConfirmed),
             (|status| status["user"]["username"] = json!("admin"), Reason::NotConfirmed),
             (|status| status["user"]["username"] = json!("system:serviceaccount:a"), Reason::NotConfirmed),
-            (|status| status["user"]["username"] = json!("system:serviceaccount:a:b:c"), Reason::NotConfirmed),
+            (
+                |status| status["user"]["username"] = json!("system:serviceaccount:a:b:c"),
+                Reason::NotConfirmed,
+            ),
         ];
         for (change, reason) in cases {
             let answer = judged(change);
