@@ -10,7 +10,7 @@ use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
 
 use super::*;
-use crate::controller::mcp_server::validate::validate;
+use crate::controller::mcp_server::validate::{Referred, validate};
 
 fn authority() -> Authority {
     let key = KeyPair::generate().expect("a key");
@@ -74,7 +74,7 @@ async fn shake(peer: &Authority, name: &str, own: &Authority) -> Result<ServerIn
         "{apiVersion: portcullis.dev/v1alpha1, kind: McpServer, metadata: {name: ops, namespace: agents, uid: u}, spec: {}}",
     )
     .expect("a server");
-    let valid = validate(&server, None, |_| false).expect("valid");
+    let valid = validate(&server, &Referred::default(), |_| false).expect("valid");
     let tls = client_config(own).expect("TLS");
     let result = match Endpoint::connect(address, &valid, tls).await {
         Ok(mut endpoint) => endpoint.ask().await,
