@@ -14,12 +14,13 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-use crate::admin::{self, Gates};
+use crate::admin::{self, Gate, Gates};
 use crate::api::names;
 use crate::audit::{AuditLog, Notifier, Refusal, Settings};
 use crate::authenticator::{Authenticator, Materials};
 use crate::cli::{OperatorArguments, ServeArguments};
 use crate::controller::{self, OperatorConfig};
+use crate::index::freshness::{Following, Staleness};
 use crate::index::{self, Policy, Subject};
 use crate::metrics::Metrics;
 use crate::server::{self, InternalConfig, ServeConfig, ServeParts, Times};
@@ -38,7 +39,7 @@ const LOCAL_PORT: u16 = 8443;
 pub(crate) fn operator(arguments: OperatorArguments) -> anyhow::Result<()> {
     run(async move {
         let stop = stop_on_signal()?;
-        let (registry, metrics) = metrics();
+        let (registry, metrics) = metrics(None);
         let ready = Arc::new(AtomicBool::new(false));
         let config = OperatorConfig {
             namespace: arguments.namespace,
@@ -98,7 +99,7 @@ async fn serve_object(arguments: ServeArguments) -> anyhow::Result<()> {
     let admin = arguments.admin_listen.unwrap_or_else(|| everywhere(names::ADMIN_PORT));
     let ended = CancellationToken::new();
     let (policy, following) = index::watch::follow(client.clone(), subject, ended.clone());
-    let (registry, metrics) = metrics();
+    let (registry, metrics) = metrics(Some(&policy));
     let (sender, refusals) = Notifier::queue();
     let notifying =
         notify(client.clone(), policy.clone(), arguments.pod_name, refusals, ended.clone(), metrics.clone());
@@ -156,7 +157,7 @@ async fn serve_directory(directory: &Path, arguments: ServeArguments) -> anyhow:
     };
     let admin = arguments.admin_listen.unwrap_or_else(|| local(names::ADMIN_PORT as u16));
     let audit = (generated.join("audit.db"), Settings::default());
-    let (registry, metrics) = metrics();
+    let (registry, metrics) = metrics(Some(&policy));
     endpoint(config, admin, audit, Process { client, policy, registry, metrics, stop, ended }, following)
         .await
 }
@@ -186,7 +187,10 @@ async fn endpoint(
     let (audit, writer) = AuditLog::open_with(&audit_file, &name, metrics.clone(), settings)
         .with_context(|| format!("audit log {}", audit_file.display()))?;
     let ready = Arc::new(AtomicBool::new(false));
-    let gates = Gates::default().with("endpoint", ready.clone());
+    let followed = policy.clone();
+    let gates = Gates::default()
+        .with("endpoint", ready.clone())
+        .asking("policy", move || policy_gate(followed.following(jiff::Timestamp::now())));
     let admin = listen(admin).await?;
     let authenticator = Authenticator::new(client.clone(), Materials::given(Default::default()));
     let parts = ServeParts { client, policy, audit, metrics, authenticator, tools: tools::registry(), ready };
@@ -210,6 +214,15 @@ async fn endpoint(
     let (closed, (), health) = tokio::join!(serving, background, health);
     closed.context("audit log")?;
     health.context("health and metrics")
+}
+
+/// A replica that falls behind alone is taken out of the Service. When the API server answers nobody, none must be.
+fn policy_gate(following: Following) -> Gate {
+    match following {
+        Following::Current => Gate::Open,
+        Following::Behind(_) => Gate::Closed(Some(following.to_string())),
+        Following::OutOfReach(_) => Gate::Degraded(following.to_string()),
+    }
 }
 
 /// Tells refusals as Kubernetes Events on the `McpServer`, once it is known which one that is.
@@ -259,8 +272,12 @@ fn stop_on_signal() -> anyhow::Result<CancellationToken> {
     Ok(stop)
 }
 
-fn metrics() -> (Arc<Registry>, Arc<Metrics>) {
+/// The counters, and the age of an endpoint's policy.
+fn metrics(policy: Option<&Policy>) -> (Arc<Registry>, Arc<Metrics>) {
     let mut registry = Registry::default();
+    if let Some(policy) = policy {
+        registry.register_collector(Box::new(Staleness(policy.clone())));
+    }
     let metrics = Arc::new(Metrics::new(&mut registry));
     (Arc::new(registry), metrics)
 }

@@ -21,9 +21,26 @@ pub(crate) struct Presented {
     /// The credential in its headers.
     pub(crate) credential: Result<Credential, Reason>,
     /// The certificate of its connection, and whether the handshake has verified it.
-    pub(crate) certificate: Option<Arc<CertificateDer<'static>>>,
+    pub(crate) certificate: Option<Certificate>,
     /// Where it comes from.
     pub(crate) client_ip: IpAddr,
+}
+
+/// A certificate that a client showed. Its holder has the private key in every case: the handshake sees to that.
+#[derive(Clone, Debug)]
+pub(crate) struct Certificate {
+    /// The leaf.
+    pub(crate) der: Arc<CertificateDer<'static>>,
+    /// Whether an authority of the server's vouches for it. One that is not verified proves nothing.
+    pub(crate) verified: bool,
+}
+
+impl Certificate {
+    /// SHA-256 of the certificate in hexadecimal, for the record.
+    pub(crate) fn fingerprint(&self) -> String {
+        let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, &self.der);
+        digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
+    }
 }
 
 /// Proves credentials. One for each process.

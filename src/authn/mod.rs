@@ -5,13 +5,17 @@
 
 pub(crate) mod api_key;
 pub(crate) mod certificate;
+mod claims;
 pub(crate) mod credential;
 pub(crate) mod imported;
+pub(crate) mod jwks;
+pub(crate) mod jwt;
 pub(crate) mod key_record;
 pub(crate) mod key_rules;
 pub(crate) mod password;
 mod published;
 mod reason;
+pub(crate) mod token;
 pub(crate) mod users;
 
 use jiff::Timestamp;
