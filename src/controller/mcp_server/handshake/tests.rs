@@ -8,7 +8,7 @@ use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 
 use super::*;
-use crate::controller::mcp_server::validate::validate;
+use crate::controller::mcp_server::validate::{Referred, validate};
 use crate::controller::replicas::tests::{authority, with_replica};
 use crate::pki::Authority;
 
@@ -37,7 +37,7 @@ async fn shake(peer: &Authority, name: &str, own: &Authority) -> Result<ServerIn
         "{apiVersion: portcullis.dev/v1alpha1, kind: McpServer, metadata: {name: ops, namespace: agents, uid: u}, spec: {}}",
     )
     .expect("a server");
-    let valid = validate(&server, None, |_| false).expect("valid");
+    let valid = validate(&server, &Referred::default(), |_| false).expect("valid");
     let tls = replicas::config(own).expect("TLS");
     with_replica(peer, name, answer, async |address| match Endpoint::connect(address, &valid, tls).await {
         Ok(mut endpoint) => endpoint.ask().await,
