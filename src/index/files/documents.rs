@@ -37,16 +37,15 @@ pub(super) struct Found {
     /// What Secrets and ConfigMaps hold.
     pub(super) entries: Entries,
     /// Files that variables name: a change of one is a change of the directory.
-    pub(super) read: Vec<PathBuf>,
+    pub(super) files: Vec<PathBuf>,
 }
 
 impl Found {
-    /// Reads every document of a directory.
+    /// Takes in every document of a directory.
     ///
     /// # Errors
     /// [`LoadFiles`] names the file, the document and the field.
-    pub(super) fn read(directory: &Path, environment: &Environment) -> Result<Self, LoadFiles> {
-        let mut found = Self::default();
+    pub(super) fn read(&mut self, directory: &Path, environment: &Environment) -> Result<(), LoadFiles> {
         for path in yaml_files(directory)? {
             let text = fs::read_to_string(&path).map_err(|source| read_error(&path, source))?;
             let documents: Vec<Value> = serde_saphyr::from_multiple(&text).map_err(|error| {
@@ -54,15 +53,15 @@ impl Found {
             })?;
             for (index, document) in documents.into_iter().enumerate().filter(|(_, d)| !d.is_null()) {
                 let place = Place { path: path.clone(), document: index + 1 };
-                found.take(document, &place, environment).map_err(|text| place.refuse(text))?;
+                self.take(document, &place, environment).map_err(|text| place.refuse(text))?;
             }
         }
-        Ok(found)
+        Ok(())
     }
 
     fn take(&mut self, mut document: Value, place: &Place, environment: &Environment) -> Result<(), String> {
         let Substituted { fields, files } = substitute(&mut document, environment)?;
-        self.read.extend(files);
+        self.files.extend(files);
         let text = |field: &str| document.get(field).and_then(Value::as_str).unwrap_or_default();
         let ours = format!("{}/{}", api::GROUP, api::VERSION);
         let kind = text("kind").to_owned();

@@ -120,9 +120,8 @@ impl Entries {
     pub(super) fn check_namespace(&self, expected: &str) -> Result<(), LoadFiles> {
         for (namespace, place) in self.objects.values() {
             if let Some(own) = namespace.as_deref().filter(|own| *own != expected) {
-                return Err(place.refuse(format!(
-                    "metadata.namespace: must be the server's, {expected:?}, not {own:?}"
-                )));
+                return Err(place
+                    .refuse(format!("metadata.namespace: must be the server's, {expected:?}, not {own:?}")));
             }
         }
         Ok(())

@@ -98,9 +98,9 @@ pub(super) fn substitute(document: &mut Value, environment: &Environment) -> Res
 
 fn walk(value: &mut Value, path: &str, from: &Environment, done: &mut Substituted) -> Result<(), String> {
     match value {
-        Value::Object(fields) => fields
-            .iter_mut()
-            .try_for_each(|(name, value)| walk(value, &format!("{path}.{name}"), from, done)),
+        Value::Object(fields) => {
+            fields.iter_mut().try_for_each(|(name, value)| walk(value, &format!("{path}.{name}"), from, done))
+        }
         Value::Array(items) => items
             .iter_mut()
             .enumerate()

@@ -189,13 +189,7 @@ fn stored(path: &Path) -> Result<ImportedKeys, LoadFiles> {
 }
 
 fn generation(id: String, digest: String) -> KeyGeneration {
-    KeyGeneration {
-        id,
-        digest,
-        created_at: Time(Timestamp::now()),
-        not_after: None,
-        state: KeyState::Active,
-    }
+    KeyGeneration { id, digest, created_at: Time(Timestamp::now()), not_after: None, state: KeyState::Active }
 }
 
 /// Whether a text may be taken in as a key: one of our own, or one that is strong enough.

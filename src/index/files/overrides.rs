@@ -14,7 +14,7 @@ use crate::api::{
     names,
 };
 use crate::authn::key_rules;
-use crate::authn::users::{User, Users};
+use crate::authn::users::User;
 use crate::authn::{ANONYMOUS, ANONYMOUS_USER, BASIC};
 
 /// Name of the Secret that holds what variables say of users and tokens. No document can have it: it is no DNS name.
@@ -49,7 +49,9 @@ pub(super) fn apply(
 ) -> Result<Applied, String> {
     let mut applied = Applied::default();
     for name in &variables.unknown {
-        applied.warnings.push(format!("{name} is not a variable that is known here; serve --help lists them"));
+        applied
+            .warnings
+            .push(format!("{name} is not a variable that is known here; serve --help lists them"));
     }
     let modes = variables.modes.unwrap_or(Modes { api_key: true, bearer: true, basic: true });
     let authentication = &mut server.spec.authentication;
@@ -114,9 +116,11 @@ fn unused(given: &Given, mode: &str) -> String {
 /// Leaves only these methods on.
 fn switch(spec: &mut AuthenticationSpec, modes: Modes) -> Result<(), String> {
     if spec.client_certificates.mode == ClientCertificateMode::RequireAndVerify {
-        return Err("MCP_AUTH_MODE: would switch off spec.authentication.clientCertificates, which demands a \
+        return Err(
+            "MCP_AUTH_MODE: would switch off spec.authentication.clientCertificates, which demands a \
                     certificate of every client; unset the variable, or change the mode in the file"
-            .to_owned());
+                .to_owned(),
+        );
     }
     if spec.client_certificates.mode == ClientCertificateMode::VerifyIfGiven {
         spec.client_certificates.mode = ClientCertificateMode::None;
@@ -137,12 +141,7 @@ fn key(given: &Given) -> Result<SecretString, String> {
     Ok(plaintext)
 }
 
-fn key_object(
-    name: &str,
-    server: &McpServer,
-    roles: &[String],
-    found: &Found,
-) -> Result<McpApiKey, String> {
+fn key_object(name: &str, server: &McpServer, roles: &[String], found: &Found) -> Result<McpApiKey, String> {
     let kind_of = |role: &String| Ok(RoleReference { kind: kind_of_role(role, found)?, name: role.clone() });
     let spec = McpApiKeySpec {
         identity: name.to_owned(),
@@ -167,7 +166,9 @@ fn kind_of_role(name: &str, found: &Found) -> Result<RoleKind, String> {
     }
     match found.cluster_roles.iter().any(|role| role.object.name_any() == name) {
         true => Ok(RoleKind::ClusterMcpRole),
-        false => Err(format!("MCP_AUTH_ROLES: there is no McpRole or ClusterMcpRole {name:?} in the directory")),
+        false => {
+            Err(format!("MCP_AUTH_ROLES: there is no McpRole or ClusterMcpRole {name:?} in the directory"))
+        }
     }
 }
 
@@ -261,9 +262,11 @@ fn give_roles(
                 .to_owned(),
         ),
         (false, false) => {
-            return Err("MCP_AUTH_ROLES: no variable proves a key or a user that could hold them; users and \
+            return Err(
+                "MCP_AUTH_ROLES: no variable proves a key or a user that could hold them; users and \
                         groups of tokens are named in the subjects of roles"
-                .to_owned());
+                    .to_owned(),
+            );
         }
         _ => {}
     }

@@ -48,7 +48,8 @@ fn jwk(info: &SubjectPublicKeyInfo<'_>, algorithm: JwtAlgorithm) -> Option<Value
     let mut jwk = match algorithm {
         RS256 | RS384 | RS512 | PS256 | PS384 | PS512 => {
             let PublicKey::RSA(key) = info.parsed().ok()? else { return None };
-            let unsigned = |bytes: &[u8]| encode(&bytes[bytes.iter().take_while(|byte| **byte == 0).count()..]);
+            let unsigned =
+                |bytes: &[u8]| encode(&bytes[bytes.iter().take_while(|byte| **byte == 0).count()..]);
             json!({"kty": "RSA", "n": unsigned(key.modulus), "e": unsigned(key.exponent)})
         }
         ES256 | ES384 => {

@@ -51,8 +51,7 @@ fn issuers(spec: &AuthenticationSpec) -> Result<(), String> {
     let mut seen = BTreeSet::new();
     for (index, issuer) in spec.jwt.iter().enumerate() {
         let field = |text: &str| Err(format!("spec.authentication.jwt[{index}].{text}"));
-        let sources =
-            [issuer.jwks_url.is_some(), issuer.jwks.is_some(), issuer.hmac_secret.is_some()];
+        let sources = [issuer.jwks_url.is_some(), issuer.jwks.is_some(), issuer.hmac_secret.is_some()];
         if sources.iter().filter(|is_set| **is_set).count() > 1 {
             return field("jwks: at most one of jwksUrl, jwks and hmacSecret may be set");
         }
@@ -83,9 +82,11 @@ fn is_https(url: &str) -> bool {
 /// A text for people that begins with the field.
 pub(super) fn key(key: &McpApiKey) -> Result<(), String> {
     if key.spec.rotation.is_some() {
-        return Err("spec.rotation: keys are rotated by the operator in a cluster; here, delete the file of a \
+        return Err(
+            "spec.rotation: keys are rotated by the operator in a cluster; here, delete the file of a \
                     generated key for a new one, or import another"
-            .to_owned());
+                .to_owned(),
+        );
     }
     rotation_by_annotation(key)?;
     for (index, text) in key.spec.allowed_cidrs.iter().enumerate() {
@@ -107,10 +108,7 @@ fn rotation_by_annotation(object: &impl ResourceExt) -> Result<(), String> {
 }
 
 /// The methods by which callers can prove who they are, in words; empty if none can.
-pub(super) fn methods<'a>(
-    server: &McpServer,
-    keys: impl IntoIterator<Item = &'a McpApiKey>,
-) -> Vec<String> {
+pub(super) fn methods<'a>(server: &McpServer, keys: impl IntoIterator<Item = &'a McpApiKey>) -> Vec<String> {
     let spec = &server.spec.authentication;
     let mut methods = Vec::new();
     let name = server.name_any();
@@ -129,9 +127,7 @@ pub(super) fn methods<'a>(
     match spec.client_certificates.mode {
         ClientCertificateMode::VerifyIfGiven => methods.push("client certificates".to_owned()),
         ClientCertificateMode::RequireAndVerify => methods.push("client certificates (required)".to_owned()),
-        ClientCertificateMode::None
-        | ClientCertificateMode::Request
-        | ClientCertificateMode::RequireAny => {}
+        ClientCertificateMode::None | ClientCertificateMode::Request | ClientCertificateMode::RequireAny => {}
     }
     methods
 }

@@ -187,6 +187,11 @@ impl Variables {
         environment.names(PREFIX).find(|name| is_known(name)).map(str::to_owned)
     }
 
+    /// Whether callers without a credential are let in by a variable.
+    pub(super) fn lets_everybody_in(&self) -> bool {
+        self.enabled == Some(false)
+    }
+
     /// The files that hold secrets.
     pub(super) fn files(&self) -> impl Iterator<Item = &PathBuf> {
         let user = self.user.as_ref().map(|(_, password)| password);
@@ -264,9 +269,7 @@ fn jwt(
             ("MCP_AUTH_JWT_AUDIENCE", audience.is_some()),
         ];
         return match lonely.iter().find(|(_, is_set)| *is_set) {
-            Some((name, _)) => {
-                Err(format!("{name}: needs MCP_AUTH_JWT_SECRET or MCP_AUTH_JWT_SECRET_FILE"))
-            }
+            Some((name, _)) => Err(format!("{name}: needs MCP_AUTH_JWT_SECRET or MCP_AUTH_JWT_SECRET_FILE")),
             None => Ok(None),
         };
     };
