@@ -5,6 +5,10 @@
 
 pub(crate) mod api_key;
 mod claims;
+#[cfg(test)]
+mod fixtures;
+#[cfg(test)]
+mod forged;
 pub(crate) mod jwks;
 pub(crate) mod jwt;
 pub(crate) mod key_record;
