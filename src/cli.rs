@@ -7,6 +7,7 @@ use std::process::ExitCode;
 
 use clap::{Args, CommandFactory, Parser, Subcommand};
 
+use crate::index::files::VARIABLES_HELP;
 use crate::start;
 use crate::telemetry::{self, LogFormat};
 use crate::whoami_command::CREDENTIAL_VARIABLE;
@@ -99,7 +100,7 @@ pub(crate) struct OperatorArguments {
 
 /// Flags of an endpoint.
 #[derive(Args, Debug)]
-#[command(after_help = SERVE_EXAMPLES)]
+#[command(after_help = SERVE_EXAMPLES, after_long_help = format!("{SERVE_EXAMPLES}\n\n{VARIABLES_HELP}"))]
 pub(crate) struct ServeArguments {
     /// Serve what the YAML files of this directory say, instead of an McpServer of the cluster.
     #[arg(long, value_name = "DIR", conflicts_with_all = ["namespace", "server"])]
@@ -125,6 +126,9 @@ pub(crate) struct ServeArguments {
     /// Where health and metrics are served [default: [::]:9090, with --from 127.0.0.1:9090].
     #[arg(long)]
     pub(crate) admin_listen: Option<SocketAddr>,
+    /// Let callers without a credential in from other machines too, where the files or MCP_AUTH_ENABLED let them in.
+    #[arg(long, requires = "from")]
+    pub(crate) unsafe_anonymous: bool,
     #[command(flatten)]
     log: LogArguments,
 }
@@ -156,7 +160,7 @@ impl Command {
             }
             Command::Serve(arguments) => {
                 telemetry::init(arguments.log.log_format, arguments.log.log.as_deref())?;
-                start::serve(arguments)
+                start::serve(arguments, std::env::vars_os().collect())
             }
             Command::Audit(audit) => {
                 audit.run(jiff::Timestamp::now(), &mut io::BufWriter::new(io::stdout().lock()))

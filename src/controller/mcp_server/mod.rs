@@ -3,9 +3,11 @@
 //! The status is written after success and after failure. Invalid waits; only what may go away is tried again.
 
 mod apply;
+mod authentication;
 mod certificates;
 mod desired;
 mod handshake;
+mod materials;
 mod observe;
 mod rights;
 mod status;
@@ -133,9 +135,9 @@ async fn run(context: &Arc<Context>, server: &McpServer, seen: &mut Seen) -> Res
     seen.deployment.clone_from(&observed.deployment);
 
     let is_namespace = |name: &str| find(&context.cluster.namespaces, "", name).is_some();
-    let valid =
-        validate::validate(server, observed.given_secret.as_ref(), is_namespace).map_err(Problem::Invalid)?;
+    let valid = validate::validate(server, &observed.referred, is_namespace).map_err(Problem::Invalid)?;
     seen.is_valid = true;
+    seen.warnings.clone_from(&valid.warnings);
 
     let (certificates, tls) = certificates::keep_or_issue(context, &valid, &observed)?;
     seen.tls = Some(tls);

@@ -17,6 +17,8 @@ use super::Problem;
 pub(super) struct Seen {
     /// Whether the spec and all it refers to were found valid.
     pub(super) is_valid: bool,
+    /// What works and should still be thought over, in words.
+    pub(super) warnings: Vec<String>,
     /// The Deployment as it is.
     pub(super) deployment: Option<Deployment>,
     /// The certificate in use.
@@ -87,6 +89,10 @@ pub(super) fn server_status(
 fn accepted(seen: &Seen, result: &Result<(), Problem>) -> Finding {
     match result {
         Err(Problem::Invalid(invalid)) => Finding::no(invalid.reason, &invalid.message),
+        _ if seen.is_valid && !seen.warnings.is_empty() => Finding::yes(
+            REASON_ACCEPTED,
+            format!("the spec is valid and in use; warning: {}", seen.warnings.join("; ")),
+        ),
         _ if seen.is_valid => Finding::yes(REASON_ACCEPTED, "the spec is valid and in use"),
         Err(Problem::Transient(error)) => Finding::unknown(error.reason, &error.message),
         Ok(()) => Finding::unknown(REASON_PENDING, "not looked at yet"),
