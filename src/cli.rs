@@ -10,6 +10,7 @@ use clap::{Args, CommandFactory, Parser, Subcommand};
 use crate::index::files::VARIABLES_HELP;
 use crate::start;
 use crate::telemetry::{self, LogFormat};
+use crate::whoami_command::CREDENTIAL_VARIABLE;
 
 /// Safe access of AI agents to Kubernetes.
 ///
@@ -26,6 +27,7 @@ const EXAMPLES: &str = "\
 Examples:
   portcullis serve --from ./policy                       an endpoint on this machine, with your kubeconfig
   kubectl exec deploy/ops-mcp -- /portcullis audit query --status denied --since 1h
+  portcullis whoami --url https://ops-mcp.agents.svc/mcp --ca ca.crt --key-file ci-bot.key
   portcullis crds | kubectl apply -f -                   the kinds, without Helm
   portcullis completions bash > /etc/bash_completion.d/portcullis";
 
@@ -37,6 +39,12 @@ enum Command {
     Serve(ServeArguments),
     /// Shows the audit record of a server, or checks that nobody changed it.
     Audit(crate::audit_command::Audit),
+    /// Makes keys, hashes passwords, and checks keys.
+    Key(crate::key_command::Key),
+    /// Shows what a token says, without verifying it.
+    Token(crate::token_command::Token),
+    /// Asks an endpoint whom it takes a credential for.
+    Whoami(Box<crate::whoami_command::Whoami>),
     /// Prints the definitions of the kinds as YAML.
     Crds,
     /// Prints the completions of a shell.
@@ -157,6 +165,14 @@ impl Command {
             Command::Audit(audit) => {
                 audit.run(jiff::Timestamp::now(), &mut io::BufWriter::new(io::stdout().lock()))
             }
+            Command::Key(key) => key.run(&mut io::BufWriter::new(io::stdout().lock())),
+            Command::Token(token) => {
+                token.run(jiff::Timestamp::now(), &mut io::BufWriter::new(io::stdout().lock()))
+            }
+            Command::Whoami(whoami) => {
+                let credential = credential_of_environment()?;
+                whoami.run(credential, &mut io::BufWriter::new(io::stdout().lock()))
+            }
             Command::Crds => {
                 let text = serde_saphyr::to_string_multiple(&crate::api::crds())?;
                 Ok(io::Write::write_all(&mut io::stdout(), text.as_bytes())?)
@@ -170,6 +186,15 @@ impl Command {
                 Ok(())
             }
         }
+    }
+}
+
+/// A credential cannot be a flag with a variable, because then it could be a flag.
+fn credential_of_environment() -> anyhow::Result<Option<String>> {
+    match std::env::var(CREDENTIAL_VARIABLE) {
+        Ok(credential) => Ok(Some(credential).filter(|credential| !credential.is_empty())),
+        Err(std::env::VarError::NotPresent) => Ok(None),
+        Err(std::env::VarError::NotUnicode(_)) => anyhow::bail!("{CREDENTIAL_VARIABLE} is not text"),
     }
 }
 
