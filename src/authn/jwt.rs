@@ -211,6 +211,7 @@ pub(crate) fn verify(
         groups: groups.into_iter().map(str::to_owned).collect(),
         tenant: tenant.map(str::to_owned),
         scopes: scopes(claims, &names.scopes, rules.scopes)?,
+        issued_at: validity.issued_at,
         expires_at: Some(validity.expires_at.checked_add(LEEWAY).map_err(|_| Reason::Claim)?),
         ..Identity::new(Method::Jwt, subject, credential_id)
     })
@@ -244,3 +245,7 @@ fn same_audience(own: &str, claimed: &str) -> bool {
         _ => own == claimed,
     }
 }
+
+#[cfg(test)]
+#[path = "jwt_tests.rs"]
+mod tests;

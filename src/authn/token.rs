@@ -306,6 +306,7 @@ impl OwnTokens {
             scopes,
             origin: Some(origin),
             key: made_for.text("key")?.map(str::to_owned),
+            issued_at: validity.issued_at,
             expires_at: Some(validity.expires_at.checked_add(LEEWAY).map_err(|_| Reason::Claim)?),
             ..Identity::new(Method::Token, subject, claims.required_text("jti")?)
         })
@@ -350,3 +351,7 @@ fn narrow(held: Option<&[String]>, asked: Option<Vec<String>>) -> Result<Option<
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
+
+#[cfg(test)]
+#[path = "token_tests.rs"]
+mod tests;
