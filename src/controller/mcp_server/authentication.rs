@@ -13,12 +13,13 @@ use crate::api::{
     McpServerSpec,
 };
 use crate::authn;
+use crate::authn::jwks::KeySet;
+use crate::authn::jwt::IssuerRules;
+use crate::authn::users::Users;
 
 use super::materials::Materials;
 use super::validate::{Invalid, invalid};
 
-/// Fewest bytes of a secret of HS256.
-const MIN_HMAC_BYTES: usize = 32;
 /// Words that stand for methods where an issuer is named.
 const RESERVED_ISSUERS: [&str; 5] =
     [authn::KUBERNETES, authn::BASIC, authn::CERTIFICATE, authn::ANONYMOUS, "portcullis"];
@@ -135,39 +136,45 @@ fn existing(field: &str, reference: &MaterialReference, materials: &Materials) -
 
 /// What the entries hold is what they are for.
 fn contents(spec: &AuthenticationSpec, materials: &Materials) -> Result<(), Invalid> {
-    let entry = |reference: &MaterialReference| materials.entry(reference).unwrap_or_default();
-    let wrong = |field: String, reference: &MaterialReference, what: &str| {
-        let MaterialReference { kind, name, key } = reference;
-        Err(invalid(format!("{field}: entry {key:?} of {kind:?} {name:?} {what}")))
-    };
     for (index, issuer) in spec.jwt.iter().enumerate() {
         let field = |name: &str| format!("spec.authentication.jwt[{index}].{name}");
-        if let Some(reference) = issuer.hmac_secret.clone().map(MaterialReference::from)
-            && entry(&reference).len() < MIN_HMAC_BYTES
-        {
-            return wrong(field("hmacSecret"), &reference, "must hold at least 32 bytes");
-        }
-        if let Some(reference) = &issuer.ca
-            && !are_authorities(entry(reference))
-        {
-            return wrong(field("ca"), reference, "must hold certificates in PEM and nothing else");
-        }
+        let shared = issuer.hmac_secret.clone().map(MaterialReference::from);
+        content(&field("hmacSecret"), shared.as_ref(), materials, |bytes| {
+            KeySet::from_hmac(bytes).map(|_| ()).map_err(|error| error.to_string())
+        })?;
+        let rules = IssuerRules::from_spec(issuer, "");
+        content(&field("jwks"), issuer.jwks.as_ref(), materials, |bytes| {
+            KeySet::from_json(bytes, &rules.algorithms).map(|_| ()).map_err(|error| error.to_string())
+        })?;
+        content(&field("ca"), issuer.ca.as_ref(), materials, authorities)?;
     }
-    if let Some(reference) = &spec.client_certificates.ca
-        && !are_authorities(entry(reference))
-    {
-        let field = "spec.authentication.clientCertificates.ca".to_owned();
-        return wrong(field, reference, "must hold certificates in PEM and nothing else");
-    }
-    Ok(())
+    let ca = spec.client_certificates.ca.as_ref();
+    content("spec.authentication.clientCertificates.ca", ca, materials, authorities)?;
+    let users = spec.basic.users.clone().filter(|_| spec.basic.enabled).map(MaterialReference::from);
+    content("spec.authentication.basic.users", users.as_ref(), materials, |bytes| {
+        let text = std::str::from_utf8(bytes).map_err(|_| "is not UTF-8".to_owned())?;
+        Users::parse(text).map(|_| ()).map_err(|error| error.to_string())
+    })
 }
 
-/// Whether a text in PEM holds certificates, at least one, that can be authorities.
-fn are_authorities(pem: &[u8]) -> bool {
+/// Judges the entry behind a field, if the field is set. What is wrong follows the name of the entry.
+fn content(
+    field: &str,
+    reference: Option<&MaterialReference>,
+    materials: &Materials,
+    judge: impl FnOnce(&[u8]) -> Result<(), String>,
+) -> Result<(), Invalid> {
+    let Some(reference @ MaterialReference { kind, name, key }) = reference else { return Ok(()) };
+    judge(materials.entry(reference).unwrap_or_default())
+        .map_err(|wrong| invalid(format!("{field}: entry {key:?} of {kind:?} {name:?}: {wrong}")))
+}
+
+/// A text in PEM holds certificates, at least one, that can be authorities, and nothing else.
+fn authorities(pem: &[u8]) -> Result<(), String> {
     let mut roots = RootCertStore::empty();
     let added = CertificateDer::pem_slice_iter(pem)
         .all(|certificate| certificate.is_ok_and(|certificate| roots.add(certificate).is_ok()));
-    added && !roots.is_empty()
+    if added && !roots.is_empty() { Ok(()) } else { Err("must hold certificates in PEM".to_owned()) }
 }
 
 /// What works as it is written and still proves less than it may seem to.

@@ -7,6 +7,7 @@ use rcgen::KeyPair;
 
 use super::*;
 use crate::api::McpServer;
+use crate::authn::password;
 use crate::controller::mcp_server::materials::Material;
 use crate::controller::mcp_server::validate::{Referred, validate};
 use crate::pki::Authority;
@@ -32,9 +33,23 @@ fn ca() -> String {
 fn materials() -> Materials {
     let mut found = Materials::default();
     let mut add = |kind, name: &str, material| found.insert(kind, name, material);
-    add(MaterialKind::Secret, "hmac", secret("Opaque", "key", &[7; 32]));
-    add(MaterialKind::Secret, "short", secret("Opaque", "key", &[7; 31]));
-    add(MaterialKind::Secret, "foreign", secret("portcullis.dev/api-key", "key", &[7; 32]));
+    let bytes: Vec<u8> = (0..32).collect();
+    add(MaterialKind::Secret, "hmac", secret("Opaque", "key", &bytes));
+    add(MaterialKind::Secret, "short", secret("Opaque", "key", &bytes[..31]));
+    add(MaterialKind::Secret, "repeated", secret("Opaque", "key", &[7; 32]));
+    add(MaterialKind::Secret, "foreign", secret("portcullis.dev/api-key", "key", &bytes));
+    let hash = password::hash(b"correct horse", [1; 16]).expect("a hash");
+    add(MaterialKind::Secret, "people", secret("Opaque", "users", format!("ann:{hash}:ops\n").as_bytes()));
+    add(MaterialKind::Secret, "plain", secret("Opaque", "users", b"# people\nann:hunter2\n"));
+    add(MaterialKind::Secret, "binary", secret("Opaque", "users", &[0xff, 0xfe]));
+    let key = |more: &str| {
+        format!(
+            "{{\"keys\":[{{\"kty\":\"OKP\",\"crv\":\"Ed25519\",\"x\":\"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo\"{more}}}]}}"
+        )
+    };
+    add(MaterialKind::ConfigMap, "keys", secret("", "jwks.json", key("").as_bytes()));
+    add(MaterialKind::ConfigMap, "private", secret("", "jwks.json", key(",\"d\":\"c2VjcmV0\"").as_bytes()));
+    add(MaterialKind::ConfigMap, "no-keys", secret("", "jwks.json", b"{\"keys\":[]}"));
     add(MaterialKind::ConfigMap, "ca", secret("", "ca.crt", ca().as_bytes()));
     add(MaterialKind::ConfigMap, "broken-ca", secret("", "ca.crt", b"-----BEGIN CERTIFICATE-----\nAAAA\n"));
     add(MaterialKind::ConfigMap, "empty-ca", secret("", "ca.crt", b"no certificate at all"));
@@ -103,8 +118,9 @@ fn a_short_shared_secret_is_refused_and_a_long_one_is_warned_of() {
     let with = |name: &str| format!("{{jwt: [{{issuer: a, hmacSecret: {{name: {name}, key: key}}}}]}}");
     assert_eq!(
         refused(&with("short")),
-        "Invalid spec.authentication.jwt[0].hmacSecret: entry \"key\" of Secret \"short\" must hold at least 32 bytes"
+        "Invalid spec.authentication.jwt[0].hmacSecret: entry \"key\" of Secret \"short\": is shorter than 32 bytes"
     );
+    assert!(refused(&with("repeated")).ends_with("is not a random key"));
     let warnings = look(&with("hmac"), "").expect("valid");
     assert!(
         warnings[0].starts_with("spec.authentication.jwt[0].hmacSecret: whoever holds it"),
@@ -122,6 +138,35 @@ fn what_proves_nothing_is_warned_of() {
         "{warnings:?}"
     );
     assert_eq!(look("{clientCertificates: {mode: Request}}", "").expect("valid").len(), 1);
+}
+
+#[test]
+fn users_need_a_hash_each_and_the_line_without_one_is_named() {
+    let with = |name: &str| format!("{{basic: {{enabled: true, users: {{name: {name}, key: users}}}}}}");
+    assert_eq!(look(&with("people"), ""), Ok(Vec::new()));
+    let refusal = refused(&with("plain"));
+    assert!(
+        refusal.starts_with(
+            "Invalid spec.authentication.basic.users: entry \"users\" of Secret \"plain\": line 2"
+        ),
+        "{refusal}"
+    );
+    assert!(!refusal.contains("hunter2"), "{refusal}");
+    assert!(refused(&with("binary")).ends_with("is not UTF-8"));
+    let off = "{basic: {enabled: false, users: {name: absent, key: users}}}";
+    assert_eq!(look(off, ""), Ok(Vec::new()), "what is switched off is not looked for");
+}
+
+#[test]
+fn a_key_set_holds_public_keys_of_an_allowed_algorithm() {
+    let with = |name: &str, more: &str| {
+        format!("{{jwt: [{{issuer: a, jwks: {{name: {name}, key: jwks.json}}{more}}}]}}")
+    };
+    assert_eq!(look(&with("keys", ""), ""), Ok(Vec::new()));
+    let field = "Invalid spec.authentication.jwt[0].jwks: entry \"jwks.json\" of ConfigMap";
+    assert_refused(&with("private", ""), field);
+    assert_refused(&with("no-keys", ""), field);
+    assert_refused(&with("keys", ", algorithms: [RS256]"), field);
 }
 
 #[test]

@@ -155,7 +155,7 @@ fn what_callers_are_proved_with_is_mounted_by_name_and_may_be_absent() {
     let ca =
         pki::Authority::generate("ca", rcgen::KeyPair::generate().expect("a key"), jiff::Timestamp::now());
     let ca = ca.expect("an authority").1.certificate_pem.into_bytes();
-    let entries = BTreeMap::from([("a".to_owned(), vec![7; 32]), ("ca.crt".to_owned(), ca)]);
+    let entries = BTreeMap::from([("a".to_owned(), (0..32).collect()), ("ca.crt".to_owned(), ca)]);
     for (kind, name) in [(MaterialKind::Secret, "zeta"), (MaterialKind::ConfigMap, "alpha")] {
         referred.materials.insert(kind, name, Material { entries: entries.clone(), ..Material::default() });
     }
@@ -182,7 +182,7 @@ fn what_callers_are_proved_with_is_mounted_by_name_and_may_be_absent() {
 fn other_contents_do_not_replace_the_pods() {
     let with = |byte: u8| {
         let mut referred = Referred::default();
-        let entries = BTreeMap::from([("a".to_owned(), vec![byte; 32])]);
+        let entries = BTreeMap::from([("a".to_owned(), (byte..byte + 32).collect())]);
         referred.materials.insert(MaterialKind::Secret, "s", Material { entries, ..Material::default() });
         let spec = "{authentication: {jwt: [{issuer: one, hmacSecret: {name: s, key: a}}]}}";
         with_desired_and(spec, &referred, |desired| desired.deployment)
@@ -193,7 +193,7 @@ fn other_contents_do_not_replace_the_pods() {
 #[test]
 fn the_pods_may_reach_the_ports_of_issuers_whose_keys_are_fetched() {
     let mut referred = Referred::default();
-    let entries = BTreeMap::from([("a".to_owned(), vec![7; 32])]);
+    let entries = BTreeMap::from([("a".to_owned(), (0..32).collect())]);
     referred.materials.insert(MaterialKind::Secret, "s", Material { entries, ..Material::default() });
     let spec = "{authentication: {jwt: [
         {issuer: 'https://a.example.com:8443/realm'},
