@@ -294,3 +294,6 @@ fn give_roles(
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;
