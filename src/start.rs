@@ -2,7 +2,7 @@
 
 use std::future::Future;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use crate::admin::{self, Gates};
 use crate::api::names;
 use crate::audit::{AuditLog, Notifier, Refusal, Settings};
-use crate::authenticator::{Authenticator, Materials};
+use crate::authenticator::{self, Authenticator, Materials};
 use crate::cli::{OperatorArguments, ServeArguments};
 use crate::controller::{self, OperatorConfig};
 use crate::index::files::{Environment, Variables};
@@ -32,6 +32,8 @@ mod directory;
 const TLS_DIRECTORY: &str = "/etc/portcullis/tls";
 /// Directory of the internal port's certificate in a pod.
 const INTERNAL_TLS_DIRECTORY: &str = "/etc/portcullis/internal";
+/// The process's own token of the cluster in a pod.
+const TOKEN_FILE: &str = "/var/run/secrets/kubernetes.io/serviceaccount/token";
 /// The audit's file in a pod.
 const AUDIT_FILE: &str = "/var/lib/portcullis/audit.db";
 
@@ -70,7 +72,7 @@ pub(crate) fn serve(arguments: ServeArguments, environment: Environment) -> anyh
         && let Some(variable) = Variables::first(&environment)
     {
         anyhow::bail!(
-            "{variable}: counts with --from only; a McpServer of the cluster says how callers prove who they are"
+            "{variable}: counts with --from only; an McpServer of the cluster says how callers prove who they are"
         );
     }
     run(async move {
@@ -118,7 +120,15 @@ async fn serve_object(arguments: ServeArguments) -> anyhow::Result<()> {
         tokio::join!(following, notifying);
     };
     let audit = (PathBuf::from(AUDIT_FILE), Settings { refusals: Some(sender), ..Settings::default() });
-    let authenticator = Authenticator::new(client.clone(), Materials::given(Default::default()));
+    let directory = Path::new(names::MATERIALS_DIRECTORY);
+    let materials = Materials::mounted(directory).context("mounted Secrets and ConfigMaps")?;
+    let proving = authenticator::Settings {
+        namespace: config.namespace.clone(),
+        server: config.server.clone(),
+        resource: None,
+        token_file: Some(PathBuf::from(TOKEN_FILE)),
+    };
+    let authenticator = Authenticator::new(client.clone(), materials, proving);
     let process = Process { client, policy, authenticator, registry, metrics, stop, ended: ended.clone() };
     endpoint(config, admin, audit, process, background).await
 }
@@ -151,6 +161,7 @@ async fn endpoint(
     let ready = Arc::new(AtomicBool::new(false));
     let gates = Gates::default().with("endpoint", ready.clone());
     let admin = listen(admin).await?;
+    let proving = authenticator.clone().follow(policy.clone(), ended.clone());
     let parts = ServeParts { client, policy, audit, metrics, authenticator, tools: tools::registry(), ready };
     let server = server::bind(config, parts).await?;
     tracing::info!(address = %server.address()?, server = name, "Listening");
@@ -169,7 +180,7 @@ async fn endpoint(
         stop.cancel();
     };
     let health = admin::serve(admin, gates, registry, ended.clone());
-    let (closed, (), health) = tokio::join!(serving, background, health);
+    let (closed, (), (), health) = tokio::join!(serving, background, proving, health);
     closed.context("audit log")?;
     health.context("health and metrics")
 }

@@ -42,6 +42,7 @@ async fn operator(endpoint: &Endpoint, connection: Connection, request: Request<
         roles: Arc::default(),
         snapshot: endpoint.driver.core.policy.load(),
         client_ip: connection.address.ip(),
+        certificate: None,
     };
     match receive(request).await {
         Ok((headers, body)) => {
@@ -69,7 +70,7 @@ async fn passed_on(endpoint: &Endpoint, request: Request<Incoming>) -> Response<
     // The other replica has proved who it is; whether it may come in is judged by the policy of this one.
     let admitted = snapshot.admit(&identity, client_ip, Timestamp::now());
     let Ok(roles) = admitted else { return sse::response(Delivery::Gone) };
-    let caller = Caller { identity, roles, snapshot, client_ip };
+    let caller = Caller { identity, roles, snapshot, client_ip, certificate: None };
     let id = endpoint.sessions.read(described.session).filter(|id| endpoint.sessions.is_here(id));
     match id.filter(|id| id.belongs_to(&caller.identity)) {
         Some(id) => {

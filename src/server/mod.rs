@@ -47,7 +47,7 @@ use crate::index::Policy;
 use crate::metrics::Metrics;
 use crate::tools::Tool;
 use hosts::OwnHosts;
-use listener::{Connection, Listener};
+use listener::{Connection, Handshake, Listener};
 use peers::Peers;
 use request::{Core, Driver};
 use sealed::Sealer;
@@ -293,7 +293,7 @@ fn public_listener(
 ) -> Listener {
     Listener {
         socket,
-        tls: Box::new(move || (*tls.current()).clone()),
+        tls: Box::new(move || Some(Handshake { tls: (*tls.current()).clone(), verifies: false })),
         identify: Arc::new(|_| Some(Peer::Client)),
         answering: Arc::new(move |connection: Connection, request| {
             Box::pin(endpoint.clone().answer(connection, request))
@@ -313,7 +313,7 @@ fn internal_listener(
     let (namespace, server) = (config.namespace.clone(), config.server.clone());
     Listener {
         socket,
-        tls: Box::new(move || tls.current().server.clone()),
+        tls: Box::new(move || Some(Handshake { tls: tls.current().server.clone(), verifies: true })),
         identify: Arc::new(move |certificate| tls::identify(certificate?, &namespace, &server)),
         answering: Arc::new(move |connection, request| {
             Box::pin(internal::answer(endpoint.clone(), connection, request))

@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 use super::{Process, client, endpoint, metrics, stop_on_signal};
 use crate::api::names;
 use crate::audit::Settings;
-use crate::authenticator::{Authenticator, Materials};
+use crate::authenticator::{self, Authenticator, Materials};
 use crate::cli::ServeArguments;
 use crate::index::files::{self, Environment, Loaded, Source};
 use crate::server::{self, ServeConfig, Times};
@@ -49,7 +49,13 @@ pub(super) async fn serve(
     for line in announcement(&url, &tls_dir, &generated, &loaded) {
         eprintln!("{line}");
     }
-    let authenticator = Authenticator::new(client.clone(), materials);
+    let proving = authenticator::Settings {
+        namespace: loaded.subject.namespace.clone(),
+        server: loaded.subject.server.clone(),
+        resource: Some(url),
+        token_file: None,
+    };
+    let authenticator = Authenticator::new(client.clone(), materials, proving);
     let config = ServeConfig {
         namespace: loaded.subject.namespace,
         server: loaded.subject.server,

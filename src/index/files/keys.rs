@@ -239,7 +239,8 @@ pub(super) fn generated(directory: &Path, key: &mut McpApiKey) -> Result<KeyFile
     Ok(KeyFile { key: name, path, generated })
 }
 
-fn random<const N: usize>() -> [u8; N] {
+/// Random bytes.
+pub(super) fn random<const N: usize>() -> [u8; N] {
     let mut bytes = [0; N];
     aws_lc_rs::rand::fill(&mut bytes).expect("the system has randomness");
     bytes

@@ -23,7 +23,7 @@ use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 
 use crate::audit::{AuditLog, Event, Filter, Writer, query};
-use crate::authenticator::{Authenticator, Materials};
+use crate::authenticator::{self, Authenticator, Materials};
 use crate::authn::ApiKey;
 use crate::authz::{Permission, Permit, Target};
 use crate::index::{Policy, Subject, files};
@@ -186,7 +186,7 @@ pub(super) async fn start_with(setup: Setup<'_>) -> Fixture {
     let client = client.expect("a client");
     let materials = Materials::given(Default::default());
     let parts = ServeParts {
-        authenticator: Authenticator::new(client.clone(), materials),
+        authenticator: Authenticator::new(client.clone(), materials, authenticator::Settings::default()),
         client,
         policy: policy.clone(),
         audit,
