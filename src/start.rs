@@ -73,7 +73,7 @@ pub(crate) fn serve(arguments: ServeArguments, environment: Environment) -> anyh
         && let Some(variable) = Variables::first(&environment)
     {
         anyhow::bail!(
-            "{variable}: counts with --from only; a McpServer of the cluster says how callers prove who they are"
+            "{variable}: counts with --from only; an McpServer of the cluster says how callers prove who they are"
         );
     }
     run(async move {
