@@ -23,6 +23,7 @@ const LAYERS: &[(&str, u8, &[&str])] = &[
     ("telemetry", 5, &[]),
     ("start", 5, &["admin", "cli", "telemetry"]),
     ("audit_command", 5, &[]),
+    ("bench", 5, &[]),
     ("generate", 5, &[]),
     ("cli", 5, &["start", "admin", "telemetry", "generate", "audit_command"]),
     ("main", 5, &["cli"]),
