@@ -29,6 +29,7 @@ const LAYERS: &[(&str, u8, &[&str])] = &[
     ("token_command_tests", 5, &["terminal"]),
     ("whoami_command", 5, &["terminal"]),
     ("whoami_command_tests", 5, &["terminal"]),
+    ("bench", 5, &[]),
     ("generate", 5, &[]),
     (
         "cli",

@@ -22,6 +22,8 @@ mod audit_command;
 mod authenticator;
 mod authn;
 mod authz;
+#[cfg(feature = "bench")]
+pub mod bench;
 pub mod cli;
 mod controller;
 mod generate;

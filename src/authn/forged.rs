@@ -255,7 +255,7 @@ fn wrong_times(key: &TestKey) -> Vec<Forgery> {
     // Whoever compares the end without looking at the start would let these in.
     for end in [json!(NOW - 30), json!(NOW - 31), json!(NOW - 86_400), json!(1), json!(0), json!(-0.0)] {
         let mut claims = claims_with("exp", Some(end.clone()));
-        ["nbf", "iat"].map(|name| claims.as_object_mut().expect("an object").remove(name));
+        claims.as_object_mut().expect("an object").retain(|name, _| name != "nbf" && name != "iat");
         found.push(forgery(format!("expired at {end}"), key.token(&claims), Reason::Expired));
     }
     let mut add = |name: &str, value: Value, reason| {
@@ -314,7 +314,7 @@ fn no_forged_or_broken_token_of_an_issuer_is_accepted_and_each_is_refused_for_it
             distinct.insert(token);
         }
     }
-    assert!(distinct.len() >= 300, "only {} different tokens", distinct.len());
+    assert!(distinct.len() >= 1_500, "only {} different tokens", distinct.len());
 }
 
 #[test]

@@ -135,7 +135,7 @@ fn two_keys_of_one_id_and_too_many_keys_are_refused() {
 
 #[test]
 fn what_is_no_key_set_is_refused() {
-    let refused = |text: &str| KeySet::from_json(text.as_bytes(), &asymmetric()).err().expect("refused");
+    let refused = |text: &str| KeySet::from_json(text.as_bytes(), &asymmetric()).expect_err("refused");
     for text in ["", "null", "[]", "{}", r#"{"keys":{}}"#, r#"{"keys":[],"keys":[]}"#, r#"{"keys":null}"#] {
         assert_eq!(refused(text), InvalidKeySet::Read, "{text}");
     }
