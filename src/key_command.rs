@@ -29,7 +29,7 @@ pub(crate) struct Key {
 
 #[derive(Subcommand, Debug)]
 enum Command {
-    /// Prints a new key with 256 random bits. It counts nowhere until its digest is in an McpApiKey.
+    /// Prints a new key with 256 random bits. By itself it opens nothing: in a cluster, keys are made from McpApiKeys.
     #[command(after_help = GENERATE_EXAMPLES)]
     Generate(Generate),
     /// Prints the Argon2id hash of a password or key, as spec.authentication.basic.users wants it.
