@@ -170,7 +170,8 @@ async fn a_policy_that_is_too_old_serves_nothing() {
     assert_eq!(write["result"]["isError"], true, "{write}");
     let event = fixture.last_event();
     assert_eq!((event.result, event.reason.as_deref()), (Outcome::Denied, Some("stale_policy")));
-    policy.set_last_contact(jiff::Timestamp::now() - jiff::SignedDuration::from_mins(61));
+    let then = jiff::Timestamp::now() - jiff::SignedDuration::from_mins(61);
+    policy.set_contact(then, then);
     let reply = fixture.call("echo", json!({"namespace": "agents"})).await;
     assert_eq!(reply.status, StatusCode::SERVICE_UNAVAILABLE);
     assert_eq!(fixture.last_event().reason.as_deref(), Some("stale_policy"));
