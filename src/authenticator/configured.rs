@@ -151,18 +151,10 @@ fn secret(name: &str, key: &str) -> String {
 }
 
 fn parse_users(content: &[u8]) -> Option<Users> {
-    match std::str::from_utf8(content) {
-        Ok(text) => usable("users", Users::parse(text)),
-        Err(error) => usable("users", Err(error)),
-    }
+    usable("users", Users::parse(usable("users", std::str::from_utf8(content))?))
 }
 
-/// What was parsed; what could not be counts as absent.
-fn usable<T, E: std::error::Error + Send + Sync + 'static>(what: &str, parsed: Result<T, E>) -> Option<T> {
-    parsed
-        .map_err(|error| {
-            let error = anyhow::Error::from(error);
-            tracing::warn!(error = format!("{error:#}"), "{what} cannot be used");
-        })
-        .ok()
+/// What was parsed; what could not be counts as absent. The causes of an error could quote a secret and are not told.
+fn usable<T, E: std::fmt::Display>(what: &str, parsed: Result<T, E>) -> Option<T> {
+    parsed.inspect_err(|error| tracing::warn!(%error, "{what} cannot be used")).ok()
 }

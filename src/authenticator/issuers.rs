@@ -10,7 +10,7 @@ use std::time::Duration;
 use arc_swap::ArcSwapOption;
 use jiff::Timestamp;
 use serde::Deserialize;
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -21,6 +21,9 @@ use crate::api::{JwtAlgorithm, JwtIssuerSpec, MaterialReference, names};
 use crate::authn::jwks::{InvalidKeySet, KeySet};
 use crate::authn::jwt::{self, IssuerRules, Unverified};
 use crate::authn::{Identity, Reason};
+
+/// Most requests that wait for the keys of one issuer.
+const WAITING: usize = 1024;
 
 /// How often keys are fetched, and how long somebody waits.
 #[derive(Clone, Copy, Debug)]
@@ -176,6 +179,8 @@ pub(super) struct Remote {
     current: ArcSwapOption<Loaded>,
     asked: Notify,
     attempts: watch::Sender<Attempts>,
+    /// One for each request that may wait for a fetch.
+    waiting: Semaphore,
 }
 
 struct Loaded {
@@ -195,8 +200,8 @@ struct Attempts {
 impl Remote {
     fn new(target: Target, times: Times) -> Self {
         let attempts = Attempts { begun: 0, ended: 0, open: Instant::now() };
-        let (current, asked) = (ArcSwapOption::empty(), Notify::new());
-        Self { target, times, current, asked, attempts: watch::Sender::new(attempts) }
+        let (current, asked, waiting) = (ArcSwapOption::empty(), Notify::new(), Semaphore::new(WAITING));
+        Self { target, times, current, asked, attempts: watch::Sender::new(attempts), waiting }
     }
 
     /// The last keys that were fetched, unless that is too long ago.
@@ -214,6 +219,7 @@ impl Remote {
         if !matches!(first, Err(reason) if is_outdated(reason)) {
             return first;
         }
+        let Ok(_waiting) = self.waiting.try_acquire() else { return first };
         let mut attempts = self.attempts.subscribe();
         let begun = attempts.borrow().begun;
         let deadline = Instant::now() + self.times.patience;

@@ -158,26 +158,23 @@ impl Driver {
         let certificate = certificate.map(Certificate::fingerprint);
         let presented = Presented { credential, certificate: connection.certificate.clone(), client_ip };
         let proved = self.core.authenticator.prove(&snapshot, presented).await;
-        let proved = proved.map_err(|reason| (reason, None)).and_then(|identity| {
-            match snapshot.admit(&identity, client_ip, Timestamp::now()) {
-                Ok(roles) => Ok((identity, roles)),
-                Err(reason) => Err((reason, Some(identity))),
-            }
-        });
-        let (auth_type, result) = match &proved {
-            Ok((identity, _)) => (identity.method.as_str(), "success"),
-            Err((reason, Some(identity))) => (identity.method.as_str(), reason.as_str()),
-            Err((reason, None)) => (attempted, reason.as_str()),
+        let admitted = match &proved {
+            Ok(identity) => snapshot.admit(identity, client_ip, Timestamp::now()),
+            Err(reason) => Err(*reason),
         };
+        let auth_type = proved.as_ref().map_or(attempted, |identity| identity.method.as_str());
+        let result = admitted.as_ref().map_or_else(|reason| reason.as_str(), |_| "success");
         self.core.metrics.authentications.get_or_create(&Authentication { auth_type, result }).inc();
-        match proved {
-            Ok((identity, roles)) => Ok(Caller { identity, roles, snapshot, client_ip, certificate }),
-            Err((reason, identity)) => {
-                let refused = Refused { reason, auth_type, identity: identity.as_ref(), certificate };
-                self.refused_login(refused, client_ip).await;
-                Err(reason)
+        let (identity, reason) = match (proved, admitted) {
+            (Ok(identity), Ok(roles)) => {
+                return Ok(Caller { identity, roles, snapshot, client_ip, certificate });
             }
-        }
+            (proved, Err(reason)) => (proved.ok(), reason),
+            (Err(reason), Ok(_)) => (None, reason),
+        };
+        let refused = Refused { reason, auth_type, identity: identity.as_ref(), certificate };
+        self.refused_login(refused, client_ip).await;
+        Err(reason)
     }
 
     /// Judges a caller again, by the policy of now: a message takes as long to come in as its sender likes. A credential
@@ -489,4 +486,45 @@ fn reason_of(code: i32) -> &'static str {
 /// Text of a client for the record, cut where it would fill it.
 pub(super) fn bounded(text: &str) -> String {
     text.chars().take(128).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::authn::Origin;
+
+    #[test]
+    fn the_record_says_how_a_caller_was_proved_and_from_when_until_when() {
+        let time = |second| Some(Timestamp::from_second(second).expect("in range"));
+        let token = Identity {
+            issuer: Some("https://a.example".into()),
+            issued_at: time(0),
+            expires_at: time(60),
+            ..Identity::new(Method::Jwt, "ann", "t1")
+        };
+        let said = proof(&token);
+        assert_eq!((said["token_type"].as_str(), said["issuer"].as_str()), ("jwt", "https://a.example"));
+        assert_eq!(said["issued_at"], "1970-01-01T00:00:00Z");
+        assert_eq!(said["expires_at"], "1970-01-01T00:01:00Z");
+        let imported =
+            Identity { key: Some("old".into()), ..Identity::new(Method::ApiKey, "bot", "imp0123456789abc") };
+        assert_eq!(proof(&imported)["key_type"], "imported");
+        let origin = Origin { method: Method::Basic, credential_id: "basic:0123456789ab".into() };
+        let own = Identity { origin: Some(origin), ..Identity::new(Method::Token, "ann", "t2") };
+        assert_eq!((proof(&own)["token_type"].as_str(), proof(&own)["made_for"].as_str()), ("own", "basic"));
+    }
+
+    #[test]
+    fn a_scheme_is_named_only_if_it_is_known() {
+        let named = |name: &'static str, value: &'static str| {
+            scheme(&HeaderMap::from_iter([(
+                http::HeaderName::from_static(name),
+                HeaderValue::from_static(value),
+            )]))
+        };
+        assert_eq!(named("authorization", "bEarer x"), "bearer");
+        assert_eq!(named("authorization", "secret"), "unknown");
+        assert_eq!(named("x-api-key", "secret"), "apikey");
+        assert_eq!(scheme(&HeaderMap::new()), "unknown");
+    }
 }
