@@ -13,13 +13,13 @@ use rustls::pki_types::CertificateDer;
 
 pub(crate) use materials::Materials;
 
-use crate::authn::{ApiKey, Identity, Reason, authenticate_key};
+use crate::authn::{Credential, Identity, Reason, authenticate_key};
 use crate::index::Snapshot;
 
 /// What a request shows of its caller.
 pub(crate) struct Presented {
     /// The credential in its headers.
-    pub(crate) credential: Result<ApiKey, Reason>,
+    pub(crate) credential: Result<Credential, Reason>,
     /// The certificate of its connection, and whether the handshake has verified it.
     pub(crate) certificate: Option<Arc<CertificateDer<'static>>>,
     /// Where it comes from.
@@ -44,7 +44,9 @@ impl Authenticator {
     /// # Errors
     /// [`Reason`], for which every answer is the same.
     pub(crate) async fn prove(&self, snapshot: &Snapshot, presented: Presented) -> Result<Identity, Reason> {
-        let key = presented.credential?;
+        let Credential::ApiKey(key) = presented.credential? else {
+            return Err(Reason::MethodDisabled);
+        };
         authenticate_key(&key, snapshot.keys.get(key.id()).map(|held| &held.record))
     }
 }

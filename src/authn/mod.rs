@@ -4,13 +4,21 @@
 //! refused unless a server says otherwise; every failure looks the same outside and has its own reason inside.
 
 pub(crate) mod api_key;
+pub(crate) mod certificate;
+pub(crate) mod credential;
+pub(crate) mod imported;
 pub(crate) mod key_record;
+pub(crate) mod key_rules;
+pub(crate) mod password;
+mod published;
 mod reason;
+pub(crate) mod users;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 pub(crate) use api_key::ApiKey;
+pub(crate) use credential::Credential;
 pub(crate) use key_record::{KeyRecord, Verifier, authenticate_key};
 pub(crate) use reason::Reason;
 

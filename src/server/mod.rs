@@ -10,7 +10,6 @@
 //! their answers, then the end of what takes too long.
 
 mod call;
-mod credential;
 mod draft;
 mod handler;
 mod hosts;

@@ -22,14 +22,13 @@ use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
 use tracing::{Instrument, info_span};
 
-use super::credential;
 use super::draft::{Call, Recorder, Verdict};
 use super::handler::Handler;
 use super::listener::Connection;
 use super::toolbox::Toolbox;
 use crate::audit::{AuditLog, Event, Kind, Outcome};
 use crate::authenticator::{Authenticator, Presented};
-use crate::authn::{Identity, Reason};
+use crate::authn::{Identity, Reason, credential};
 use crate::authz::{Class, Role};
 use crate::index::{Policy, Snapshot};
 use crate::mcp::{self, Envelope, error};
