@@ -7,6 +7,11 @@ pub const AVAILABLE: &str = "Available";
 /// Summary: the object does what its spec says, now.
 pub const READY: &str = "Ready";
 
+/// A successor of a key is under way: replicas learn to accept it before anybody can read it.
+pub const ROTATING: &str = "Rotating";
+/// A key ends soon.
+pub const EXPIRING: &str = "Expiring";
+
 /// Everything is as the spec asks.
 pub const REASON_READY: &str = "Ready";
 /// The object is valid and in use.
@@ -33,3 +38,19 @@ pub const REASON_DISABLED: &str = "Disabled";
 pub const REASON_EXPIRED: &str = "Expired";
 /// Not looked at yet.
 pub const REASON_PENDING: &str = "Pending";
+/// A key that is to be imported could be guessed or was published; the message says what to do.
+pub const REASON_WEAK_KEY: &str = "WeakKey";
+/// A key that is to be imported was revoked before.
+pub const REASON_REVOKED: &str = "Revoked";
+/// No successor is under way.
+pub const REASON_NOT_ROTATING: &str = "NotRotating";
+/// Not every ready replica accepts the successor yet; the message says how many do.
+pub const REASON_WAITING_FOR_REPLICAS: &str = "WaitingForReplicas";
+/// A successor has been waiting for too long; the old key stays in use. The message says for what it waits.
+pub const REASON_ROTATION_BLOCKED: &str = "RotationBlocked";
+/// The key has no end, or one that is far away.
+pub const REASON_NOT_EXPIRING: &str = "NotExpiring";
+/// The key ends within seven days.
+pub const REASON_WITHIN_SEVEN_DAYS: &str = "WithinSevenDays";
+/// The key ends within a day.
+pub const REASON_WITHIN_ONE_DAY: &str = "WithinOneDay";

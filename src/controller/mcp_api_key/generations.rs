@@ -157,9 +157,8 @@ pub(super) fn promoted(
 /// Drops what need not be kept. Without a published one the last that ended stays: it tells a key that has to be
 /// replaced from one that never was.
 fn tidied(mut generations: Vec<KeyGeneration>, rules: &Rules) -> Vec<KeyGeneration> {
-    let is_published = |generation: &KeyGeneration| {
-        matches!(generation.state, KeyState::Active | KeyState::Retiring)
-    };
+    let is_published =
+        |generation: &KeyGeneration| matches!(generation.state, KeyState::Active | KeyState::Retiring);
     if !rules.keep_expired {
         let last = match generations.iter().any(is_published) {
             true => None,
@@ -247,7 +246,10 @@ mod tests {
         assert_eq!(rules.due(&key), Some(at(168 * HOUR)));
         assert_eq!(next_rotation(std::slice::from_ref(&key), &rules), Some(at(168 * HOUR)));
         let day_29 = aged(std::slice::from_ref(&key), &rules, at(719 * HOUR));
-        assert_eq!((day_29[0].state, day_29[0].not_after.clone()), (KeyState::Active, Some(Time(at(720 * HOUR)))));
+        assert_eq!(
+            (day_29[0].state, day_29[0].not_after.clone()),
+            (KeyState::Active, Some(Time(at(720 * HOUR))))
+        );
         assert_eq!(states(&aged(&[key], &rules, at(720 * HOUR))), [("k1", KeyState::Expired)]);
     }
 
@@ -273,7 +275,11 @@ mod tests {
     #[test]
     fn after_the_end_of_the_key_every_generation_has_ended() {
         let rules = rules(", expiresAt: '1970-01-01T01:00:00Z'");
-        let keys = [made("k0", 0, KeyState::Revoked), made("k1", 0, KeyState::Retiring), made("k2", 0, KeyState::Active)];
+        let keys = [
+            made("k0", 0, KeyState::Revoked),
+            made("k1", 0, KeyState::Retiring),
+            made("k2", 0, KeyState::Active),
+        ];
         assert_eq!(next_change(&keys, &rules, at(0)), Some(at(HOUR)));
         let ended = aged(&keys, &rules, at(HOUR));
         assert_eq!(

@@ -232,7 +232,8 @@ fn succession(facts: &Facts<'_>, held: &Held) -> Step {
     if keys.iter().any(|generation| generation.state == KeyState::Pending) {
         let pending = next.filter(|generation| generation.state == KeyState::Pending);
         // A text that is lost was never seen by anybody.
-        let is_lost = |g: &KeyGeneration| g.state == KeyState::Pending && Some(&g.id) != pending.map(|p| &p.id);
+        let is_lost =
+            |g: &KeyGeneration| g.state == KeyState::Pending && Some(&g.id) != pending.map(|p| &p.id);
         if keys.iter().any(is_lost) {
             return Step::Status(Change::of(status, generations::revoked(keys, is_lost)));
         }

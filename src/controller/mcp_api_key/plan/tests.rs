@@ -540,7 +540,9 @@ fn a_publication_that_was_decided_before_a_revocation_fails() {
 
 #[test]
 fn a_deleted_or_changed_secret_revokes_what_it_held() {
-    for tampering in [Action::DeleteSecret, Action::Tamper(9, 0), Action::Tamper(255, 0), Action::Tamper(0, 0)] {
+    for tampering in
+        [Action::DeleteSecret, Action::Tamper(9, 0), Action::Tamper(255, 0), Action::Tamper(0, 0)]
+    {
         let mut world = settled();
         world.act(&tampering);
         world.settle();
