@@ -387,7 +387,7 @@ fn any_held() -> impl Strategy<Value = Option<Held>> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 3000, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 600, ..ProptestConfig::default() })]
 
     #[test]
     fn from_any_state_whatever_happens_one_active_generation_is_published(
