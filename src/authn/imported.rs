@@ -156,6 +156,13 @@ impl ImportedKeys {
         Ok(&self.keys[at])
     }
 
+    /// Takes in a key as another server has it, under the same id and hash. Whether it proves the text, and that no other
+    /// object has the text, was found out before.
+    pub(crate) fn copy(&mut self, key: &ImportedKey, plaintext: &str) {
+        self.remove(&key.id);
+        self.keys.push(ImportedKey { tag: self.tag(plaintext), ..key.clone() });
+    }
+
     /// Forgets a key; says whether it was there.
     pub(crate) fn remove(&mut self, id: &str) -> bool {
         let before = self.keys.len();
@@ -269,6 +276,18 @@ mod tests {
         assert!(keys.remove(&first.id));
         assert!(!keys.remove(&first.id));
         assert_eq!(keys.candidates(OLD).count(), 0);
+    }
+
+    #[test]
+    fn a_key_that_another_server_has_is_found_here_by_the_tag_of_here() {
+        let keys = with_one();
+        let mut others = ImportedKeys::new([9; 32]);
+        let key = keys.iter().next().expect("one");
+        others.copy(key, OLD);
+        others.copy(key, OLD);
+        let found: Vec<_> = others.candidates(OLD).collect();
+        assert_eq!(found.len(), 1);
+        assert!(found[0].proves(OLD) && found[0].fingerprint() == key.fingerprint());
     }
 
     #[test]

@@ -188,6 +188,7 @@ impl Context {
             engine::drive("Namespace", self, &cluster.namespaces, &queues.namespaces, namespaces::reconcile),
             namespaces::watch_children(self),
             self.sweep(),
+            mcp_api_key::sweep(self),
             load,
         );
     }
