@@ -36,22 +36,21 @@ pub(crate) fn key_id(key: &str) -> &str {
 }
 
 /// A request that got no good answer.
-#[derive(Clone, Debug)]
-pub(crate) struct Refusal {
+#[derive(Debug)]
+struct Refusal {
     /// Seconds since the load began.
-    pub(crate) at: f64,
+    at: f64,
     /// The credential.
-    pub(crate) label: String,
+    label: String,
     /// Status, or what went wrong before there was one.
-    pub(crate) why: String,
+    why: String,
 }
 
 /// What became of the requests.
 #[derive(Debug, Default)]
 pub(crate) struct Outcome {
     latencies: Vec<Duration>,
-    /// Those without a good answer.
-    pub(crate) refusals: Vec<Refusal>,
+    refusals: Vec<Refusal>,
     lasted: Duration,
 }
 
@@ -82,7 +81,8 @@ impl Outcome {
             part(0.99),
             self.latencies.last().copied().unwrap_or_default(),
         );
-        let some: Vec<_> = self.refusals.iter().take(20).collect();
+        let some = self.refusals.iter().take(20);
+        let some: Vec<_> = some.map(|one| format!("at {:.3} s, {}: {}", one.at, one.label, one.why)).collect();
         assert!(self.refusals.is_empty(), "{what}: {} refused: {some:#?}", self.refusals.len());
     }
 }

@@ -1,7 +1,7 @@
 //! `serve --from` on this machine's loopback, as somebody who tries things out would run it.
 
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command};
 use std::time::Duration;
 
 use http_body_util::Full;
@@ -58,24 +58,19 @@ pub(crate) struct Local {
     pub(crate) namespace: Namespace,
     /// The way.
     pub(crate) wire: Wire,
-    /// `https://127.0.0.1:<port>`.
-    pub(crate) url: String,
-    /// Certificate of its CA.
-    pub(crate) ca: Vec<u8>,
-    /// The files.
-    pub(crate) directory: tempfile::TempDir,
     serving: Serving,
+    _directory: tempfile::TempDir,
 }
 
 impl Local {
-    /// Writes the policy that is made for a namespace and a URL, serves it and waits until it answers.
-    pub(crate) async fn start(prefix: &str, policy: impl Fn(&str, &str) -> String) -> Self {
+    /// Writes the policy that is made for a namespace, serves it and waits until it answers.
+    pub(crate) async fn start(prefix: &str, policy: impl Fn(&str) -> String) -> Self {
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
         let namespace = Namespace::plain(prefix);
         let directory = tempfile::tempdir().expect("a directory");
         let port = free_port();
         let url = format!("https://127.0.0.1:{port}");
-        std::fs::write(directory.path().join("policy.yaml"), policy(namespace.name(), &url)).expect("written");
+        std::fs::write(directory.path().join("policy.yaml"), policy(namespace.name())).expect("written");
         let serving = serve(directory.path(), port, &[]);
         let ca = eventually("a certificate was generated", Duration::from_secs(20), async || {
             std::fs::read(directory.path().join(".portcullis/tls/ca.crt")).ok()
@@ -86,14 +81,7 @@ impl Local {
             wire.list_as(&[]).await.ok()
         })
         .await;
-        Self { namespace, wire, url, ca, directory, serving }
-    }
-
-    /// The policy's file, written anew.
-    pub(crate) fn write(&self, policy: &str) {
-        let path = self.directory.path();
-        std::fs::write(path.join(".policy.new"), policy).expect("written");
-        std::fs::rename(path.join(".policy.new"), path.join("policy.yaml")).expect("renamed");
+        Self { namespace, wire, serving, _directory: directory }
     }
 
     /// What it has written to its log.

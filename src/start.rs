@@ -73,7 +73,7 @@ pub(crate) fn serve(arguments: ServeArguments, environment: Environment) -> anyh
         && let Some(variable) = Variables::first(&environment)
     {
         anyhow::bail!(
-            "{variable}: counts with --from only; a McpServer of the cluster says how callers prove who they are"
+            "{variable}: counts with --from only; an McpServer of the cluster says how callers prove who they are"
         );
     }
     run(async move {
@@ -168,6 +168,12 @@ async fn endpoint(
     let proving = authenticator.clone().follow(policy.clone(), ended.clone());
     let parts = ServeParts { client, policy, audit, metrics, authenticator, tools: tools::registry(), ready };
     let server = server::bind(config, parts).await?;
+    let shakes_hands = server.shakes_hands();
+    let unverified = || Gate::Closed(Some("there is nothing to verify clients with".to_owned()));
+    let gates = gates.asking("client-certificates", move || match shakes_hands() {
+        true => Gate::Open,
+        false => unverified(),
+    });
     tracing::info!(address = %server.address()?, server = name, "Listening");
     // Health is served and the policy followed until the last request has ended: a draining pod is alive, and a key
     // that is revoked meanwhile is refused.

@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::{Stream, StreamExt};
+use jiff::Timestamp;
 use kube::ResourceExt;
 use secrecy::{ExposeSecret, SecretString};
 use tokio_util::sync::CancellationToken;
@@ -32,6 +33,7 @@ mod overrides;
 mod public_key;
 mod rules;
 mod schema;
+mod signing;
 mod variables;
 
 pub(crate) use environment::Environment;
@@ -42,6 +44,8 @@ pub(crate) use variables::{HELP as VARIABLES_HELP, Variables};
 pub(crate) const GENERATED: &str = ".portcullis";
 /// Time between two looks at the files.
 const POLL: Duration = Duration::from_secs(2);
+/// Time until signing keys are looked at again after a look that failed.
+const RETRY: Duration = Duration::from_secs(60);
 const DEFAULT_NAMESPACE: &str = "default";
 
 /// What is served and what it is read with.
@@ -79,6 +83,8 @@ pub(crate) struct Loaded {
     pub(crate) methods: Vec<String>,
     /// What people should know.
     pub(crate) warnings: Vec<String>,
+    /// When the keys of own tokens are to be looked at again.
+    due: Option<Timestamp>,
 }
 
 impl fmt::Debug for Loaded {
@@ -193,6 +199,14 @@ impl Source {
             let path = names::material_path(MaterialKind::Secret, &secret, names::IMPORTED_DATA);
             materials.insert(path, json.into());
         }
+        let mut due = None;
+        if server.spec.authentication.tokens.enabled {
+            let signing = signing::keys(&self.directory, &mut server, Timestamp::now())?;
+            let secret = names::signing_secret(&subject.server);
+            let path = names::material_path(MaterialKind::Secret, &secret, names::SIGNING_DATA);
+            materials.insert(path, signing.json.into());
+            due = Some(signing.due);
+        }
         let methods = rules::methods(&server, found.keys.iter().map(|key| &key.object));
         let objects = self.objects(server, &namespace, found)?;
         Ok(Loaded {
@@ -203,6 +217,7 @@ impl Source {
             materials,
             methods,
             warnings: applied.warnings,
+            due,
         })
     }
 
@@ -408,7 +423,8 @@ impl<P: Fn(Materials)> Following<P> {
                 Some(known) = namespaces.next() => cluster = Some(known),
                 _ = poll.tick() => {
                     let now = fingerprint(&self.source.directory, &self.kept.read);
-                    if now == self.seen {
+                    let is_due = self.loaded.due.is_some_and(|due| due <= Timestamp::now());
+                    if now == self.seen && !is_due {
                         continue;
                     }
                     self.seen = now;
@@ -441,7 +457,10 @@ impl<P: Fn(Materials)> Following<P> {
                 self.loaded = loaded;
             }
             Ok(_) => warn!("the McpServer has another name or namespace now; restart to serve it"),
-            Err(error) => warn!(%error, "files changed and cannot be used; the last good ones stay in use"),
+            Err(error) => {
+                warn!(%error, "files changed and cannot be used; the last good ones stay in use");
+                self.loaded.due = self.loaded.due.map(|_| Timestamp::now() + RETRY);
+            }
         }
     }
 }

@@ -10,8 +10,7 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use aws_lc_rs::hmac;
-use base64::Engine;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use http::header::{AUTHORIZATION, HeaderMap, HeaderValue};
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::ResourceExt;
@@ -20,7 +19,7 @@ use secrecy::{ExposeSecret, SecretString};
 use super::{GENERATED, LoadFiles, read_error};
 use crate::api::{KeyGeneration, KeyState, McpApiKey};
 use crate::authn::imported::{self, AddImportedKey, ImportedKeys};
-use crate::authn::{ApiKey, api_key, key_rules, password};
+use crate::authn::{ApiKey, Credential, Reason, api_key, credential, key_rules, password};
 
 /// File with the salted hashes of imported keys.
 const IMPORTED: &str = "imported.json";
@@ -201,14 +200,18 @@ pub(super) fn judge(plaintext: &str) -> Result<(), String> {
         return ApiKey::parse(plaintext).map(|_| ()).map_err(|error| error.to_string());
     }
     key_rules::check(plaintext).map_err(|error| error.to_string())?;
-    let parts: Vec<&str> = plaintext.split('.').collect();
-    let is_encoded = |part: &&str| !part.is_empty() && URL_SAFE_NO_PAD.decode(part).is_ok();
-    if parts.len() == 3 && parts.iter().all(is_encoded) {
-        return Err("has the form of a JSON Web Token, and those are verified, never compared; name their \
-                    issuer in spec.authentication.jwt or give MCP_AUTH_JWT_SECRET"
-            .to_owned());
+    match presented(plaintext) {
+        Ok(Credential::ImportedKey(_)) => Ok(()),
+        _ => Err("has the form of a token, and those are verified, never compared; name their issuer in \
+                  spec.authentication.jwt or give MCP_AUTH_JWT_SECRET"
+            .to_owned()),
     }
-    Ok(())
+}
+
+/// What the endpoint makes of a key where the most forms are known.
+fn presented(plaintext: &str) -> Result<Credential, Reason> {
+    let value = HeaderValue::try_from(format!("Bearer {plaintext}")).map_err(|_| Reason::UnknownForm)?;
+    credential::take(&mut HeaderMap::from_iter([(AUTHORIZATION, value)]))
 }
 
 /// Finds or generates the plaintext of a key, and puts its digest where the operator would put it.
@@ -236,7 +239,8 @@ pub(super) fn generated(directory: &Path, key: &mut McpApiKey) -> Result<KeyFile
     Ok(KeyFile { key: name, path, generated })
 }
 
-fn random<const N: usize>() -> [u8; N] {
+/// Random bytes.
+pub(super) fn random<const N: usize>() -> [u8; N] {
     let mut bytes = [0; N];
     aws_lc_rs::rand::fill(&mut bytes).expect("the system has randomness");
     bytes
@@ -255,3 +259,6 @@ pub(crate) fn write_private(path: &Path, content: &[u8]) -> io::Result<()> {
     file.sync_all()?;
     fs::rename(temporary, path)
 }
+
+#[cfg(test)]
+mod tests;

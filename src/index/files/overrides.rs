@@ -6,8 +6,8 @@ use secrecy::{ExposeSecret, SecretString};
 
 use super::documents::{Found, Placed};
 use super::keys::{Import, Kept, judge};
-use super::public_key;
 use super::variables::{Given, JwtVariables, Modes, Variables};
+use super::{public_key, rules};
 use crate::api::{
     AuthenticationSpec, ClientCertificateMode, JwtAlgorithm, JwtIssuerSpec, MaterialKind, MaterialReference,
     McpApiKey, McpApiKeySpec, McpServer, RoleKind, RoleReference, SecretKeyReference, Subject, SubjectKind,
@@ -213,6 +213,9 @@ fn add_issuer(
     let secret = jwt.secret.read()?;
     let text = secret.expose_secret();
     let refuse = |error: String| format!("{}: {error}", jwt.secret.variable);
+    if rules::is_reserved(&jwt.issuer) {
+        return Err(format!("MCP_AUTH_JWT_ISSUER: {:?} is the name of another method", jwt.issuer));
+    }
     let mut issuer = JwtIssuerSpec {
         issuer: jwt.issuer.clone(),
         audiences: jwt.audiences.clone(),
@@ -294,3 +297,6 @@ fn give_roles(
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

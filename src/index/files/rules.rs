@@ -12,6 +12,11 @@ use crate::authn::{ANONYMOUS, BASIC, CERTIFICATE, KUBERNETES};
 /// Words that name another method and so no issuer.
 const RESERVED: [&str; 5] = [KUBERNETES, BASIC, CERTIFICATE, ANONYMOUS, "portcullis"];
 
+/// Whether an issuer cannot have this name.
+pub(super) fn is_reserved(issuer: &str) -> bool {
+    RESERVED.contains(&issuer)
+}
+
 /// Checks what a server says of authentication, and that every entry it refers to is there.
 ///
 /// # Errors
@@ -61,7 +66,7 @@ fn issuers(spec: &AuthenticationSpec) -> Result<(), String> {
         if issuer.jwks_url.as_ref().is_some_and(|url| !url.starts_with("https://")) {
             return field("jwksUrl: must begin with https://");
         }
-        if RESERVED.contains(&issuer.issuer.as_str()) {
+        if is_reserved(&issuer.issuer) {
             return field(&format!("issuer: {:?} is the name of another method", issuer.issuer));
         }
         if !seen.insert(&issuer.issuer) {
