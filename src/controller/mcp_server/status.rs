@@ -139,6 +139,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::api::AuthenticationStatus;
     use crate::controller::engine::Transient;
     use crate::controller::mcp_server::validate::Invalid;
 
@@ -206,5 +207,48 @@ mod tests {
             conditions(&seen(2, 5), &failing),
             ["Accepted=True Accepted", "Available=True Ready", "Ready=False ApplyFailing"]
         );
+    }
+
+    #[test]
+    fn a_warning_leaves_the_spec_accepted_and_is_told() {
+        let mut seen = seen(2, 5);
+        seen.warnings = vec!["first".to_owned(), "second".to_owned()];
+        let status = server_status(&server(), &seen, &Ok(()), Timestamp::UNIX_EPOCH);
+        assert_eq!(status.conditions[0].status, "True");
+        assert_eq!(status.conditions[0].message, "the spec is valid and in use; warning: first; second");
+    }
+
+    #[test]
+    fn the_keys_of_own_tokens_have_a_condition_of_their_own() {
+        let kept =
+            AuthenticationStatus { handled_revoke: Some("a".to_owned()), ..AuthenticationStatus::default() };
+        let mut seen = Seen {
+            signing: Some(signing::Seen {
+                status: Some(kept.clone()),
+                finding: Some(Finding::no("RotationBlocked", "pod \"ops-2\" does not answer")),
+                next_look: std::time::Duration::from_secs(1),
+            }),
+            ..seen(2, 5)
+        };
+        assert_eq!(
+            conditions(&seen, &Ok(()))[2..],
+            ["Ready=True Ready", "SigningKeys=False RotationBlocked"]
+        );
+        let mut server = server();
+        server.status = Some(server_status(&server, &seen, &Ok(()), Timestamp::UNIX_EPOCH));
+        assert_eq!(server.status.as_ref().and_then(|status| status.authentication.clone()), Some(kept));
+
+        // What was not looked at stays as it was; what cannot be written says so; what is switched off is gone.
+        let of = |seen: &Seen| server_status(&server, seen, &Ok(()), Timestamp::UNIX_EPOCH);
+        seen.signing = None;
+        assert_eq!(Some(of(&seen)), server.status);
+        seen.signing_failed = Some(("ApplyFailing", "failed to write Secret".to_owned()));
+        assert_eq!(of(&seen).conditions[3].reason, "ApplyFailing");
+        seen.signing = Some(signing::Seen {
+            status: None,
+            finding: None,
+            next_look: std::time::Duration::from_secs(60),
+        });
+        assert_eq!((of(&seen).conditions.len(), of(&seen).authentication), (3, None));
     }
 }
