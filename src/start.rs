@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use crate::admin::{self, Gate, Gates};
 use crate::api::names;
 use crate::audit::{AuditLog, Notifier, Refusal, Settings};
-use crate::authenticator::{Authenticator, Materials};
+use crate::authenticator::{self, Authenticator, Materials};
 use crate::cli::{OperatorArguments, ServeArguments};
 use crate::controller::{self, OperatorConfig};
 use crate::index::freshness::{Following, Staleness};
@@ -30,6 +30,8 @@ use crate::tools;
 const TLS_DIRECTORY: &str = "/etc/portcullis/tls";
 /// Directory of the internal port's certificate in a pod.
 const INTERNAL_TLS_DIRECTORY: &str = "/etc/portcullis/internal";
+/// The process's own token of the cluster in a pod.
+const TOKEN_FILE: &str = "/var/run/secrets/kubernetes.io/serviceaccount/token";
 /// The audit's file in a pod.
 const AUDIT_FILE: &str = "/var/lib/portcullis/audit.db";
 /// Port of the endpoint on a laptop.
@@ -111,7 +113,16 @@ async fn serve_object(arguments: ServeArguments) -> anyhow::Result<()> {
         tokio::join!(following, notifying);
     };
     let audit = (PathBuf::from(AUDIT_FILE), Settings { refusals: Some(sender), ..Settings::default() });
-    let process = Process { client, policy, registry, metrics, stop, ended: ended.clone() };
+    let directory = Path::new(names::MATERIALS_DIRECTORY);
+    let materials = Materials::mounted(directory).context("mounted Secrets and ConfigMaps")?;
+    let proving = authenticator::Settings {
+        namespace: config.namespace.clone(),
+        server: config.server.clone(),
+        resource: None,
+        token_file: Some(PathBuf::from(TOKEN_FILE)),
+    };
+    let authenticator = Authenticator::new(client.clone(), materials, proving);
+    let process = Process { client, policy, authenticator, registry, metrics, stop, ended: ended.clone() };
     endpoint(config, admin, audit, process, background).await
 }
 
@@ -145,6 +156,13 @@ async fn serve_directory(directory: &Path, arguments: ServeArguments) -> anyhow:
         eprintln!("key      {} ({}, {how})", key.path.display(), key.key);
     }
     eprintln!("audit    {}", generated.join("audit.db").display());
+    let proving = authenticator::Settings {
+        namespace: subject.namespace.clone(),
+        server: subject.server.clone(),
+        resource: Some(format!("https://{listen}{path}")),
+        token_file: None,
+    };
+    let authenticator = Authenticator::new(client.clone(), Materials::given(Default::default()), proving);
     let config = ServeConfig {
         namespace: subject.namespace,
         server: subject.server,
@@ -158,14 +176,15 @@ async fn serve_directory(directory: &Path, arguments: ServeArguments) -> anyhow:
     let admin = arguments.admin_listen.unwrap_or_else(|| local(names::ADMIN_PORT as u16));
     let audit = (generated.join("audit.db"), Settings::default());
     let (registry, metrics) = metrics(Some(&policy));
-    endpoint(config, admin, audit, Process { client, policy, registry, metrics, stop, ended }, following)
-        .await
+    let process = Process { client, policy, authenticator, registry, metrics, stop, ended };
+    endpoint(config, admin, audit, process, following).await
 }
 
 /// What the parts of an endpoint share.
 struct Process {
     client: kube::Client,
     policy: Policy,
+    authenticator: Authenticator,
     registry: Arc<Registry>,
     metrics: Arc<Metrics>,
     /// Told to stop: no new requests.
@@ -182,7 +201,7 @@ async fn endpoint(
     process: Process,
     background: impl Future<Output = ()>,
 ) -> anyhow::Result<()> {
-    let Process { client, policy, registry, metrics, stop, ended } = process;
+    let Process { client, policy, authenticator, registry, metrics, stop, ended } = process;
     let name = format!("{}/{}", config.namespace, config.server);
     let (audit, writer) = AuditLog::open_with(&audit_file, &name, metrics.clone(), settings)
         .with_context(|| format!("audit log {}", audit_file.display()))?;
@@ -192,7 +211,7 @@ async fn endpoint(
         .with("endpoint", ready.clone())
         .asking("policy", move || policy_gate(followed.following(jiff::Timestamp::now())));
     let admin = listen(admin).await?;
-    let authenticator = Authenticator::new(client.clone(), Materials::given(Default::default()));
+    let proving = authenticator.clone().follow(policy.clone(), ended.clone());
     let parts = ServeParts { client, policy, audit, metrics, authenticator, tools: tools::registry(), ready };
     let server = server::bind(config, parts).await?;
     let shakes_hands = server.shakes_hands();
@@ -217,7 +236,7 @@ async fn endpoint(
         stop.cancel();
     };
     let health = admin::serve(admin, gates, registry, ended.clone());
-    let (closed, (), health) = tokio::join!(serving, background, health);
+    let (closed, (), (), health) = tokio::join!(serving, background, proving, health);
     closed.context("audit log")?;
     health.context("health and metrics")
 }

@@ -45,6 +45,7 @@ async fn operator(endpoint: &Endpoint, connection: Connection, request: Request<
         roles: Arc::default(),
         snapshot: endpoint.driver.core.policy.load(),
         client_ip: connection.address.ip(),
+        certificate: None,
     };
     match receive(request).await {
         Ok((headers, body)) => {
@@ -68,15 +69,17 @@ async fn state(endpoint: &Endpoint, request: Request<Incoming>) -> Response<Body
         return text(StatusCode::BAD_REQUEST, "too many keys in one question");
     }
     let snapshot = endpoint.driver.core.policy.load();
-    let known = |id: &&String| snapshot.keys.contains_key(*id);
+    let authenticator = &endpoint.driver.core.authenticator;
+    let tokens = authenticator.own_tokens();
     let state = ReplicaState {
-        accepted_keys: question.keys.iter().filter(known).cloned().collect(),
+        accepted_keys: authenticator.accepted(&snapshot, &question.keys),
+        verification_keys: tokens.as_ref().map(|tokens| tokens.verification_keys()).unwrap_or_default(),
+        signing_key: tokens.as_ref().and_then(|tokens| tokens.signing_key().map(str::to_owned)),
         last_used: question
             .keys
             .iter()
             .filter_map(|id| Some((id.clone(), endpoint.usage.last_used(id)?)))
             .collect(),
-        ..ReplicaState::default()
     };
     json(StatusCode::OK, &state)
 }
@@ -99,7 +102,7 @@ async fn passed_on(endpoint: &Endpoint, request: Request<Incoming>) -> Response<
     // The other replica has proved who it is; whether it may come in is judged by the policy of this one.
     let admitted = snapshot.admit(&identity, client_ip, Timestamp::now());
     let Ok(roles) = admitted else { return sse::response(Delivery::Gone) };
-    let caller = Caller { identity, roles, snapshot, client_ip };
+    let caller = Caller { identity, roles, snapshot, client_ip, certificate: None };
     let id = endpoint.sessions.read(described.session).filter(|id| endpoint.sessions.is_here(id));
     match id.filter(|id| id.belongs_to(&caller.identity)) {
         Some(id) => {

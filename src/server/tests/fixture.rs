@@ -23,7 +23,7 @@ use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 
 use crate::audit::{AuditLog, Event, Filter, Writer, query};
-use crate::authenticator::{Authenticator, Materials};
+use crate::authenticator::{self, Authenticator, Materials};
 use crate::authn::ApiKey;
 use crate::authz::{Permission, Permit, Target};
 use crate::index::{Policy, Subject, files};
@@ -189,8 +189,13 @@ pub(super) async fn start_with(setup: Setup<'_>) -> Fixture {
     let client = kube::Client::try_from(kube::Config::new("http://127.0.0.1:9".parse().expect("a URL")));
     let client = client.expect("a client");
     let materials = Materials::given(Default::default());
+    let settings = authenticator::Settings {
+        namespace: config.namespace.clone(),
+        server: config.server.clone(),
+        ..authenticator::Settings::default()
+    };
     let parts = ServeParts {
-        authenticator: Authenticator::new(client.clone(), materials.clone()),
+        authenticator: Authenticator::new(client.clone(), materials.clone(), settings),
         client,
         policy: policy.clone(),
         audit,
