@@ -251,6 +251,11 @@ impl Remote {
             let wait = match fetched {
                 Ok(keys) => {
                     failures = 0;
+                    tracing::debug!(
+                        issuer = self.target.issuer,
+                        keys = keys.len(),
+                        "keys of an issuer fetched"
+                    );
                     self.current.store(Some(Arc::new(Loaded { keys, at: Instant::now() })));
                     self.times.refresh
                 }

@@ -29,7 +29,7 @@ use tokio_util::sync::CancellationToken;
 pub(crate) use materials::Materials;
 
 use crate::api::{AuthenticationSpec, names};
-use crate::authn::imported::ImportedKey;
+use crate::authn::imported::{ID_PREFIX, ImportedKey};
 use crate::authn::jwt::Unverified;
 use crate::authn::token::OwnTokens;
 use crate::authn::{Credential, Identity, Method, Reason, Verifier, authenticate_key, certificate};
@@ -236,7 +236,7 @@ impl Authenticator {
                 })
             }),
             // No key that the operator made has such an id.
-            Method::ApiKey if id.starts_with("imp") => {
+            Method::ApiKey if id.starts_with(ID_PREFIX) => {
                 let current = self.shared.configuration.current();
                 current.imported.as_ref().is_some_and(|keys| keys.iter().any(|key| key.id == *id))
             }

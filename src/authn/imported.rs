@@ -14,7 +14,7 @@ use super::api_key;
 use super::password::{self, InvalidHash};
 
 /// What ids of imported keys begin with. Ids of our own keys are random: one in 2^15 begins so, and one in 2^80 is equal.
-const ID_PREFIX: &str = "imp";
+pub(crate) const ID_PREFIX: &str = "imp";
 /// Bits of a tag.
 const TAG_BITS: u32 = 12;
 

@@ -29,7 +29,7 @@ use super::listener::Connection;
 use super::toolbox::Toolbox;
 use crate::audit::{AuditLog, Event, Kind, Outcome};
 use crate::authenticator::{Authenticator, Certificate, Presented};
-use crate::authn::{Credential, Identity, Method, Reason, credential};
+use crate::authn::{Credential, Identity, Method, Reason, credential, imported};
 use crate::authz::{Class, Role};
 use crate::index::{Policy, Snapshot};
 use crate::mcp::{self, Envelope, error};
@@ -408,7 +408,9 @@ fn attempted(credential: &Result<Credential, Reason>, scheme: &'static str, veri
 /// What the record says of how a caller was proved, beside the method and the id of the credential.
 fn proof(identity: &Identity) -> BTreeMap<String, String> {
     let kind = match identity.method {
-        Method::ApiKey if identity.credential_id.starts_with("imp") => Some(("key_type", "imported")),
+        Method::ApiKey if identity.credential_id.starts_with(imported::ID_PREFIX) => {
+            Some(("key_type", "imported"))
+        }
         Method::ApiKey => Some(("key_type", "generated")),
         Method::Jwt => Some(("token_type", "jwt")),
         Method::Token => Some(("token_type", "own")),
