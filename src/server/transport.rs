@@ -211,22 +211,14 @@ impl Endpoint {
         }
         let mut message = pin!(self.driver.message(caller.clone(), Channel::StreamableHttp, headers, body));
         loop {
-            match tokio::time::timeout(CREDENTIAL_POLL, &mut message).await {
-                Ok(answer) => return respond(answer),
-                Err(_) if self.still_holds(&caller) => {}
-                Err(_) => {
-                    tracing::info!(user = caller.identity.subject, "call ended with its credential");
-                    return self.unauthorized();
-                }
+            if let Ok(answer) = tokio::time::timeout(CREDENTIAL_POLL, &mut message).await {
+                return respond(answer);
+            }
+            if self.driver.authenticate_again(caller.clone()).await.is_err() {
+                tracing::info!(user = caller.identity.subject, "call ended with its credential");
+                return self.unauthorized();
             }
         }
-    }
-
-    /// Whether a caller may still be here.
-    fn still_holds(&self, caller: &Caller) -> bool {
-        let core = &self.driver.core;
-        core.policy.load().admit(&caller.identity, caller.client_ip, Timestamp::now()).is_ok()
-            && core.authenticator.still_holds(&caller.identity)
     }
 
     /// Refuses a call of a tool to which the roles of the caller reach and the scopes of its credential do not. Such a
