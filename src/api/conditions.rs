@@ -50,8 +50,6 @@ pub const REASON_REVOKED: &str = "Revoked";
 pub const REASON_NOT_ROTATING: &str = "NotRotating";
 /// Not every ready replica accepts the successor yet; the message says how many do.
 pub const REASON_WAITING_FOR_REPLICAS: &str = "WaitingForReplicas";
-/// A successor has been waiting for too long; the old key stays in use. The message says for what it waits.
-pub const REASON_ROTATION_BLOCKED: &str = "RotationBlocked";
 /// The key has no end, or one that is far away.
 pub const REASON_NOT_EXPIRING: &str = "NotExpiring";
 /// The key ends within seven days.

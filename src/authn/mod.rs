@@ -5,7 +5,7 @@
 
 pub(crate) mod api_key;
 pub(crate) mod certificate;
-mod claims;
+pub(crate) mod claims;
 pub(crate) mod credential;
 #[cfg(test)]
 mod fixtures;

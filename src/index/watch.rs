@@ -39,7 +39,7 @@ enum News {
     Server(Box<Event<DeserializeGuard<McpServer>>>),
     Role(Event<DeserializeGuard<McpRole>>),
     ClusterRole(Event<DeserializeGuard<ClusterMcpRole>>),
-    Key(Event<DeserializeGuard<McpApiKey>>),
+    Key(Box<Event<DeserializeGuard<McpApiKey>>>),
     Namespace(Event<PartialObjectMeta<Namespace>>),
     Failed(Source, Box<watcher::Error>),
 }
@@ -51,7 +51,7 @@ impl News {
             News::Server(event) => matches!(**event, Event::Init),
             News::Role(event) => matches!(event, Event::Init),
             News::ClusterRole(event) => matches!(event, Event::Init),
-            News::Key(event) => matches!(event, Event::Init),
+            News::Key(event) => matches!(**event, Event::Init),
             News::Namespace(event) => matches!(event, Event::Init),
             News::Failed(..) => false,
         }
@@ -149,7 +149,7 @@ fn watches(client: &Client, subject: &Subject) -> BoxStream<'static, News> {
     let streams = [
         watch(servers, own, Source::Server, |event| News::Server(Box::new(event))),
         watch(roles, all.clone(), Source::Role, News::Role),
-        watch(keys, all.clone(), Source::Key, News::Key),
+        watch(keys, all.clone(), Source::Key, |event| News::Key(Box::new(event))),
         watch(Api::all(client.clone()), all.clone(), Source::ClusterRole, News::ClusterRole),
         watch(Api::all(client.clone()), all, Source::Namespace, News::Namespace),
     ];
@@ -260,7 +260,7 @@ impl Known {
             News::Server(event) => (Source::Server, self.servers.learn(*event, decoded)),
             News::Role(event) => (Source::Role, self.roles.learn(event, decoded)),
             News::ClusterRole(event) => (Source::ClusterRole, self.cluster_roles.learn(event, decoded)),
-            News::Key(event) => (Source::Key, self.keys.learn(event, decoded)),
+            News::Key(event) => (Source::Key, self.keys.learn(*event, decoded)),
             News::Namespace(event) => {
                 (Source::Namespace, self.namespaces.learn(event, |object| Some(object.labels().clone())))
             }
@@ -433,9 +433,9 @@ mod tests {
         known.heard(later);
         assert_eq!(known.last_contact(), start, "the API server answers, and the keys are not followed");
         assert_eq!(known.last_answer, later);
-        known.learn(News::Key(Event::Init));
+        known.learn(News::Key(Box::new(Event::Init)));
         assert_eq!(known.last_contact(), start, "a list was asked for and has not come");
-        known.learn(News::Key(Event::InitDone));
+        known.learn(News::Key(Box::new(Event::InitDone)));
         known.heard(later);
         assert_eq!(known.last_contact(), later);
     }

@@ -7,26 +7,24 @@ use serde_json::{Value, json};
 use super::oauth;
 use super::request::Caller;
 use super::transport::{Endpoint, json, text};
-use crate::api::McpServer;
 use crate::audit::Outcome;
+use crate::index::Snapshot;
 
 /// Path at which callers learn who they are.
 pub(super) const WHO_AM_I: &str = "/auth/whoami";
 
 impl Endpoint {
     /// URL by which clients know this endpoint.
-    pub(super) fn resource(&self, server: &McpServer) -> String {
-        let path = &server.spec.transports.streamable_http.path;
-        let (namespace, name) = self.driver.core.server.split_once('/').unwrap_or_default();
-        let own = || crate::api::names::resource_url(namespace, name, path);
-        server.spec.authentication.resource.clone().unwrap_or_else(own)
+    pub(super) fn resource(&self, snapshot: &Snapshot) -> String {
+        self.driver.core.authenticator.resource(snapshot)
     }
 
     /// The one answer to every credential that proves nothing.
     pub(super) fn unauthorized(&self) -> Response<Body> {
         let mut response = json(StatusCode::UNAUTHORIZED, &json!({"error": "unauthorized"}));
-        if let Some(server) = &self.driver.core.policy.load().server {
-            let challenges = oauth::challenges(&server.spec.authentication, &self.resource(server));
+        let snapshot = self.driver.core.policy.load();
+        if let Some(server) = &snapshot.server {
+            let challenges = oauth::challenges(&server.spec.authentication, &self.resource(&snapshot));
             for challenge in challenges {
                 response.headers_mut().append(header::WWW_AUTHENTICATE, challenge);
             }
@@ -35,8 +33,10 @@ impl Endpoint {
     }
 
     /// The metadata of RFC 9728, which needs no credential.
-    pub(super) fn metadata(&self, server: &McpServer) -> Response<Body> {
-        match oauth::metadata(&server.spec, &self.resource(server), &self.driver.core.server) {
+    pub(super) fn metadata(&self, snapshot: &Snapshot) -> Response<Body> {
+        let spec = snapshot.server.as_ref().map(|server| &server.spec.authentication);
+        let (resource, name) = (self.resource(snapshot), &self.driver.core.server);
+        match spec.and_then(|spec| oauth::metadata(spec, &resource, name)) {
             Some(metadata) => public(&metadata),
             None => text(StatusCode::NOT_FOUND, "not found"),
         }

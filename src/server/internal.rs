@@ -69,15 +69,17 @@ async fn state(endpoint: &Endpoint, request: Request<Incoming>) -> Response<Body
         return text(StatusCode::BAD_REQUEST, "too many keys in one question");
     }
     let snapshot = endpoint.driver.core.policy.load();
-    let known = |id: &&String| snapshot.keys.contains_key(*id);
+    let authenticator = &endpoint.driver.core.authenticator;
+    let tokens = authenticator.own_tokens();
     let state = ReplicaState {
-        accepted_keys: question.keys.iter().filter(known).cloned().collect(),
+        accepted_keys: authenticator.accepted(&snapshot, &question.keys),
+        verification_keys: tokens.as_ref().map(|tokens| tokens.verification_keys()).unwrap_or_default(),
+        signing_key: tokens.as_ref().and_then(|tokens| tokens.signing_key().map(str::to_owned)),
         last_used: question
             .keys
             .iter()
             .filter_map(|id| Some((id.clone(), endpoint.usage.last_used(id)?)))
             .collect(),
-        ..ReplicaState::default()
     };
     json(StatusCode::OK, &state)
 }

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! listener (TLS) -> transport (Host, Origin, path, size) -> request (who, what, record) -> call (one tool)
-//!                -> about, oauth (beside MCP)             sse, sealed, peers (streams over several replicas)
+//!                -> about, oauth, token (beside MCP)           sse, sealed, peers (streams over several replicas)
 //!                -> internal (operator, replicas)         client_tls, tls (handshakes)   usage (of keys)
 //! ```
 //!
@@ -28,6 +28,7 @@ mod sse;
 #[cfg(test)]
 mod tests;
 mod tls;
+mod token;
 mod toolbox;
 mod transport;
 mod usage;
@@ -277,9 +278,10 @@ impl Server {
             let serving = serving.clone();
             tasks.spawn(async move { tls.follow(serving).await });
         }
-        let streams = (self.endpoint.sessions.clone(), self.policy.clone(), accepting.clone());
-        let drain = self.times.drain;
-        tasks.spawn(async move { streams.0.sweep(streams.1, streams.2, drain).await });
+        let (endpoint, stop_streams, drain) = (self.endpoint.clone(), accepting.clone(), self.times.drain);
+        tasks.spawn(async move {
+            endpoint.sessions.sweep(&endpoint.driver.core, stop_streams, drain).await;
+        });
 
         if stop.run_until_cancelled(synced(&self.policy)).await.is_some() {
             self.ready.store(true, Ordering::Release);

@@ -29,8 +29,8 @@ pub(super) fn is_metadata(spec: &McpServerSpec, resource: &str, path: &str) -> b
 }
 
 /// The metadata, if there is an issuer to get tokens from.
-pub(super) fn metadata(spec: &McpServerSpec, resource: &str, name: &str) -> Option<Value> {
-    let issuers = issuers(&spec.authentication);
+pub(super) fn metadata(spec: &AuthenticationSpec, resource: &str, name: &str) -> Option<Value> {
+    let issuers = issuers(spec);
     (!issuers.is_empty()).then(|| {
         json!({
             "resource": resource,
@@ -114,7 +114,7 @@ mod tests {
         ] {
             assert_eq!(is_metadata(&spec, RESOURCE, path), there, "{path}");
         }
-        let metadata = metadata(&spec, RESOURCE, "agents/ops").expect("an issuer");
+        let metadata = metadata(&spec.authentication, RESOURCE, "agents/ops").expect("an issuer");
         assert_eq!(metadata["resource"], RESOURCE);
         assert_eq!(metadata["authorization_servers"], json!(["https://id.example.com"]));
         assert_eq!(metadata["bearer_methods_supported"], json!(["header"]));
@@ -123,7 +123,7 @@ mod tests {
     #[test]
     fn without_an_issuer_to_get_tokens_from_there_is_no_metadata() {
         let plain = spec(json!({}));
-        assert_eq!(metadata(&plain, RESOURCE, "agents/ops"), None);
+        assert_eq!(metadata(&plain.authentication, RESOURCE, "agents/ops"), None);
         assert_eq!(texts(json!({})), [r#"Bearer realm="portcullis""#]);
     }
 

@@ -1,7 +1,7 @@
 //! The HTTP+SSE transport of 2024-11-05: a stream for the answers, and a path to which messages are posted.
 //!
 //! Streams live here, bounded in number and in what waits for a slow reader. A message goes through the same driver as
-//! any other, judged by the credential of its own request. A stream ends with its key, with the transport, and on drain.
+//! any other, judged by the credential of its own request. A stream ends with its credential, with the transport, and on drain.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -18,10 +18,10 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 use tracing::Instrument;
 
-use super::request::{Caller, Channel, Driver};
+use super::request::{Caller, Channel, Core, Driver};
 use super::sealed::{Sealer, SessionId};
 use crate::authn::Identity;
-use crate::index::{Policy, Snapshot};
+use crate::index::Snapshot;
 use crate::mcp::Envelope;
 use crate::metrics::Metrics;
 
@@ -171,19 +171,22 @@ impl Sessions {
         Delivery::Accepted
     }
 
-    /// Ends streams whose key has ended, until told to stop; then takes no more messages, and ends each stream when its
+    /// Ends streams whose credential has ended, until told to stop; then takes no more messages, and ends each stream when its
     /// last answer is out or the time is over.
-    pub(super) async fn sweep(&self, policy: Policy, stop: CancellationToken, drain: Duration) {
-        let mut changes = policy.changes();
+    pub(super) async fn sweep(&self, core: &Core, stop: CancellationToken, drain: Duration) {
+        let mut changes = core.policy.changes();
         loop {
             tokio::select! {
                 () = stop.cancelled() => break,
                 _ = changes.changed() => {}
                 () = tokio::time::sleep(SWEEP) => {}
             }
-            let (snapshot, now) = (policy.load(), Timestamp::now());
-            self.streams().values().filter(|session| !session.may_live(&snapshot, now)).for_each(|session| {
-                tracing::info!(user = session.identity.subject, "stream ended with its key");
+            let (snapshot, now) = (core.policy.load(), Timestamp::now());
+            let ends = |session: &Session| {
+                !session.may_live(&snapshot, now) || !core.authenticator.still_holds(&session.identity)
+            };
+            self.streams().values().filter(|session| ends(session)).for_each(|session| {
+                tracing::info!(user = session.identity.subject, "stream ended with its credential");
                 session.stop.cancel();
             });
         }

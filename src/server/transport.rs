@@ -23,9 +23,11 @@ use super::oauth;
 use super::peers::Peers;
 use super::request::{Answer, Caller, Channel, Driver};
 use super::sse::{self, Delivery, Sessions};
+use super::token;
 use super::usage::Usage;
-use crate::api::{ClientCertificateMode, McpServer, McpServerSpec, names};
+use crate::api::{ClientCertificateMode, McpServerSpec};
 use crate::audit::{Event, Kind, Outcome};
+use crate::index::Snapshot;
 use crate::mcp::{Envelope, error};
 
 /// Most bytes of one message.
@@ -62,14 +64,16 @@ enum Route {
     Messages,
     WhoAmI,
     Metadata,
+    Token,
+    Keys,
 }
 
 impl Route {
     /// The one method of the path.
     fn method(self) -> Method {
         match self {
-            Route::Mcp | Route::Messages => Method::POST,
-            Route::Stream | Route::WhoAmI | Route::Metadata => Method::GET,
+            Route::Mcp | Route::Messages | Route::Token => Method::POST,
+            Route::Stream | Route::WhoAmI | Route::Metadata | Route::Keys => Method::GET,
         }
     }
 }
@@ -85,6 +89,10 @@ fn route(spec: &McpServerSpec, resource: &str, path: &str) -> Option<Route> {
         Some(Route::Messages)
     } else if path == about::WHO_AM_I {
         Some(Route::WhoAmI)
+    } else if spec.authentication.tokens.enabled && path == token::TOKEN {
+        Some(Route::Token)
+    } else if spec.authentication.tokens.enabled && path == token::KEYS {
+        Some(Route::Keys)
     } else if oauth::is_metadata(spec, resource, path) {
         Some(Route::Metadata)
     } else {
@@ -98,10 +106,8 @@ impl Endpoint {
         let core = &self.driver.core;
         let snapshot = core.policy.load();
         let Some(server) = &snapshot.server else { return Asking::default() };
-        let spec = &server.spec.authentication.client_certificates;
-        let path = spec.ca.as_ref().map(|ca| names::material_path(ca.kind, &ca.name, &ca.key));
-        let authorities = path.and_then(|path| core.authenticator.materials.load().get(&path).cloned());
-        Asking { mode: spec.mode, authorities }
+        let mode = server.spec.authentication.client_certificates.mode;
+        Asking { mode, authorities: core.authenticator.client_ca(&snapshot) }
     }
 
     /// Answers a request of a client.
@@ -118,10 +124,10 @@ impl Endpoint {
             Ok(origin) => origin.and_then(|origin| HeaderValue::from_str(origin).ok()),
             Err(foreign) => return self.refuse_foreign(foreign, connection).await,
         };
-        let Some(route) = route(&server.spec, &self.resource(server), request.uri().path()) else {
+        let Some(route) = route(&server.spec, &self.resource(&snapshot), request.uri().path()) else {
             return text(StatusCode::NOT_FOUND, "not found");
         };
-        let answering = self.routed(route, server, connection, request);
+        let answering = self.routed(route, &snapshot, connection, request);
         let answered = tokio::time::timeout(REQUEST_TIME, answering).await;
         let mut response = answered.unwrap_or_else(|_| text(StatusCode::GATEWAY_TIMEOUT, "took too long"));
         let headers = response.headers_mut();
@@ -139,7 +145,7 @@ impl Endpoint {
     async fn routed(
         &self,
         route: Route,
-        server: &McpServer,
+        snapshot: &Snapshot,
         connection: Connection,
         mut request: Request<Incoming>,
     ) -> Response<Body> {
@@ -153,10 +159,12 @@ impl Endpoint {
             response.headers_mut().insert(header::ALLOW, HeaderValue::from_static(allow));
             return response;
         }
-        if route == Route::Metadata {
-            return self.metadata(server);
+        match route {
+            Route::Metadata => return self.metadata(snapshot),
+            Route::Keys => return self.keys(),
+            _ => {}
         }
-        if lacks_certificate(server, &connection) {
+        if lacks_certificate(snapshot, &connection) {
             return self.refuse_connection(&connection).await;
         }
         let Ok(caller) = self.driver.authenticate(request.headers_mut(), &connection).await else {
@@ -166,7 +174,9 @@ impl Endpoint {
             return self.refuse_rate(&caller, wait).await;
         }
         match route {
-            Route::Metadata => self.metadata(server),
+            Route::Metadata => self.metadata(snapshot),
+            Route::Keys => self.keys(),
+            Route::Token => self.token(caller, request).await,
             Route::WhoAmI => self.who_am_i(&caller).await,
             Route::Mcp => {
                 let (headers, body) = match receive(request).await {
@@ -178,7 +188,7 @@ impl Endpoint {
                 };
                 self.asked(caller, headers, body).await
             }
-            Route::Stream => self.open_stream(&caller, &server.spec.transports.sse.messages_path).await,
+            Route::Stream => self.open_stream(&caller).await,
             Route::Messages => {
                 let query = request.uri().query().unwrap_or_default();
                 let session = query.split('&').find_map(|pair| pair.strip_prefix("sessionId="));
@@ -201,21 +211,14 @@ impl Endpoint {
         }
         let mut message = pin!(self.driver.message(caller.clone(), Channel::StreamableHttp, headers, body));
         loop {
-            match tokio::time::timeout(CREDENTIAL_POLL, &mut message).await {
-                Ok(answer) => return respond(answer),
-                Err(_) if self.still_holds(&caller) => {}
-                Err(_) => {
-                    tracing::info!(user = caller.identity.subject, "call ended with its credential");
-                    return self.unauthorized();
-                }
+            if let Ok(answer) = tokio::time::timeout(CREDENTIAL_POLL, &mut message).await {
+                return respond(answer);
+            }
+            if self.driver.authenticate_again(caller.clone()).await.is_err() {
+                tracing::info!(user = caller.identity.subject, "call ended with its credential");
+                return self.unauthorized();
             }
         }
-    }
-
-    /// Whether a caller may still be here.
-    fn still_holds(&self, caller: &Caller) -> bool {
-        let snapshot = self.driver.core.policy.load();
-        snapshot.admit(&caller.identity, caller.client_ip, Timestamp::now()).is_ok()
     }
 
     /// Refuses a call of a tool to which the roles of the caller reach and the scopes of its credential do not. Such a
@@ -236,7 +239,7 @@ impl Endpoint {
         let mut response = respond(Answer::error(StatusCode::FORBIDDEN, answer));
         let server = caller.snapshot.server.as_ref()?;
         let challenge =
-            oauth::insufficient_scope(&server.spec.authentication, &self.resource(server), needed);
+            oauth::insufficient_scope(&server.spec.authentication, &self.resource(&caller.snapshot), needed);
         response.headers_mut().extend(challenge.map(|challenge| (header::WWW_AUTHENTICATE, challenge)));
         Some(response)
     }
@@ -260,8 +263,10 @@ impl Endpoint {
         self.unauthorized()
     }
 
-    async fn open_stream(&self, caller: &Caller, messages: &str) -> Response<Body> {
-        let opened = self.sessions.open(caller, messages);
+    async fn open_stream(&self, caller: &Caller) -> Response<Body> {
+        let messages =
+            caller.snapshot.server.as_ref().map(|server| &server.spec.transports.sse.messages_path);
+        let opened = self.sessions.open(caller, messages.map_or("", String::as_str));
         let (result, reason) = match &opened {
             Ok(_) => (Outcome::Success, "opened"),
             Err(sse::TooMany) => (Outcome::Denied, "too_many_sessions"),
@@ -343,6 +348,7 @@ impl Endpoint {
             user: caller.identity.subject.clone(),
             auth_type: caller.identity.method.as_str().to_owned(),
             credential_id: Some(caller.identity.credential_id.clone()),
+            metadata: caller.proof(),
             ..self.driver.core.event(kind, action, result, reason, caller.client_ip)
         }
     }
@@ -373,9 +379,14 @@ pub(super) async fn receive(request: Request<Incoming>) -> Result<(HeaderMap, By
     if !essence.trim().eq_ignore_ascii_case("application/json") {
         return Err(Unreadable::MediaType);
     }
-    let collected = tokio::time::timeout(BODY_TIME, Limited::new(body, BODY_LIMIT).collect()).await;
+    Ok((parts.headers, read(body, BODY_LIMIT).await?))
+}
+
+/// Reads a body of at most so many bytes.
+pub(super) async fn read(body: Incoming, limit: usize) -> Result<Bytes, Unreadable> {
+    let collected = tokio::time::timeout(BODY_TIME, Limited::new(body, limit).collect()).await;
     match collected {
-        Ok(Ok(body)) => Ok((parts.headers, body.to_bytes())),
+        Ok(Ok(body)) => Ok(body.to_bytes()),
         Ok(Err(error)) if error.is::<LengthLimitError>() => Err(Unreadable::TooLarge),
         Ok(Err(_)) => Err(Unreadable::Broken),
         Err(_) => Err(Unreadable::TooSlow),
@@ -420,7 +431,8 @@ pub(super) fn json(status: StatusCode, value: &impl Serialize) -> Response<Body>
 }
 
 /// Whether the spec asks for a certificate that the connection does not have: it may be older than the spec.
-fn lacks_certificate(server: &McpServer, connection: &Connection) -> bool {
+fn lacks_certificate(snapshot: &Snapshot, connection: &Connection) -> bool {
+    let Some(server) = &snapshot.server else { return true };
     let verified = connection.certificate.as_ref().map(|certificate| certificate.verified);
     match server.spec.authentication.client_certificates.mode {
         ClientCertificateMode::RequireAny => verified.is_none(),

@@ -15,7 +15,8 @@ use tokio::net::TcpStream;
 
 use super::authority::*;
 use super::fixture::*;
-use crate::api::{ClientCertificateMode, MaterialReference, names};
+use crate::api::{CertificateIdentity, ClientCertificateMode, MaterialReference, names};
+use crate::authenticator::Certificate;
 
 const CA: &str = "ca.crt";
 
@@ -57,7 +58,7 @@ fn ping(fixture: &Fixture) -> Request<Full<Bytes>> {
 }
 
 /// The status, or none where the handshake failed.
-async fn status(fixture: &Fixture, tls: Arc<ClientConfig>) -> Option<StatusCode> {
+async fn answered(fixture: &Fixture, tls: Arc<ClientConfig>) -> Option<StatusCode> {
     let response = send(fixture.address, tls, "localhost", ping(fixture)).await;
     response.ok().map(|response| response.status())
 }
@@ -77,7 +78,7 @@ async fn each_mode_asks_of_clients_what_it_says() {
         (RequireAndVerify, false, false, true),
     ] {
         ask_for(&fixture, mode);
-        let comes_in = async |tls| status(&fixture, tls).await == Some(StatusCode::OK);
+        let comes_in = async |tls| answered(&fixture, tls).await == Some(StatusCode::OK);
         assert_eq!(comes_in(without(&fixture)).await, nothing, "{mode:?} without a certificate");
         assert_eq!(comes_in(with(&fixture, unknown.path())).await, any, "{mode:?} with any certificate");
         assert_eq!(comes_in(with(&fixture, known.path())).await, valid, "{mode:?} with a valid certificate");
@@ -108,13 +109,13 @@ async fn authorities_are_swapped_under_open_connections_and_nobody_comes_in_with
     assert_eq!(open().await, StatusCode::OK);
     set_authorities(&fixture, &second.pem());
     assert_eq!(open().await, StatusCode::OK, "the connection lives on");
-    assert_eq!(status(&fixture, with(&fixture, of_first.path())).await, None);
-    assert_eq!(status(&fixture, with(&fixture, of_second.path())).await, Some(StatusCode::OK));
+    assert_eq!(answered(&fixture, with(&fixture, of_first.path())).await, None);
+    assert_eq!(answered(&fixture, with(&fixture, of_second.path())).await, Some(StatusCode::OK));
     for broken in ["", "nonsense", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"] {
         set_authorities(&fixture, broken);
         assert!(!(fixture.shakes_hands)());
         for tls in [without(&fixture), with(&fixture, of_second.path())] {
-            assert_eq!(status(&fixture, tls).await, None, "nobody can be verified");
+            assert_eq!(answered(&fixture, tls).await, None, "nobody can be verified");
         }
     }
     fixture.materials.set(Default::default());
@@ -122,7 +123,7 @@ async fn authorities_are_swapped_under_open_connections_and_nobody_comes_in_with
     set_authorities(&fixture, &format!("{}{}", first.pem(), second.pem()));
     assert!((fixture.shakes_hands)());
     for leaf in [&of_first, &of_second] {
-        assert_eq!(status(&fixture, with(&fixture, leaf.path())).await, Some(StatusCode::OK));
+        assert_eq!(answered(&fixture, with(&fixture, leaf.path())).await, Some(StatusCode::OK));
     }
     connection.abort();
     fixture.stop().await;
@@ -141,6 +142,54 @@ async fn a_connection_from_before_certificates_were_needed_is_of_no_use() {
     assert_eq!(fixture.last_event().reason.as_deref(), Some("certificate_required"));
     connection.abort();
     fixture.stop().await;
+}
+
+/// Who a client without any other credential is.
+async fn who(fixture: &Fixture, tls: Arc<ClientConfig>) -> (StatusCode, serde_json::Value) {
+    let request = Request::get("/auth/whoami").header("host", "localhost").body(Full::default());
+    let response = send(fixture.address, tls, "localhost", request.expect("a request")).await;
+    let response = response.expect("an answer");
+    let status = response.status();
+    let body = response.into_body().collect().await.expect("a body").to_bytes();
+    (status, serde_json::from_slice(&body).unwrap_or_default())
+}
+
+#[tokio::test]
+async fn a_verified_certificate_names_its_caller_and_another_is_on_record_only() {
+    let fixture = start().await;
+    let authority = Authority::new();
+    let leaf = authority.leaf("spiffe://cluster/agent");
+    set_authorities(&fixture, &authority.pem());
+    let ask_for_uri = |mode| {
+        fixture.publish_server(|spec| {
+            let certificates = &mut spec.authentication.client_certificates;
+            certificates.mode = mode;
+            certificates.ca = Some(reference());
+            certificates.identity = CertificateIdentity::Uri;
+        });
+    };
+    ask_for_uri(ClientCertificateMode::VerifyIfGiven);
+    let (status, told) = who(&fixture, with(&fixture, leaf.path())).await;
+    assert_eq!((status, &told["subject"]), (StatusCode::OK, &json!("spiffe://cluster/agent")));
+    assert_eq!((&told["method"], &told["issuer"]), (&json!("certificate"), &json!("certificate")));
+    assert_eq!(who(&fixture, without(&fixture)).await.0, StatusCode::UNAUTHORIZED);
+    let fingerprint = fingerprint_of(leaf.path());
+    for mode in [ClientCertificateMode::Request, ClientCertificateMode::RequireAny] {
+        ask_for_uri(mode);
+        assert_eq!(who(&fixture, with(&fixture, leaf.path())).await.0, StatusCode::UNAUTHORIZED, "{mode:?}");
+        let event = fixture.last_event();
+        assert!(event.metadata.values().any(|value| value.contains(&fingerprint)), "{event:?}");
+        assert_eq!(answered(&fixture, with(&fixture, leaf.path())).await, Some(StatusCode::OK));
+        let event = fixture.last_event();
+        assert_eq!(event.user, "ci-bot");
+        assert!(event.metadata.values().any(|value| value.contains(&fingerprint)), "{event:?}");
+    }
+    fixture.stop().await;
+}
+
+fn fingerprint_of(leaf: &Path) -> String {
+    let (chain, _) = leaf_of(leaf);
+    Certificate { der: Arc::new(chain[0].clone()), verified: false }.fingerprint()
 }
 
 /// Shows a certificate that it does not have the key of.
@@ -171,7 +220,7 @@ async fn a_certificate_without_its_key_is_refused_in_every_mode() {
     use ClientCertificateMode::{Request, RequireAndVerify, RequireAny, VerifyIfGiven};
     for mode in [Request, RequireAny, VerifyIfGiven, RequireAndVerify] {
         ask_for(&fixture, mode);
-        assert_eq!(status(&fixture, tls.clone()).await, None, "{mode:?}");
+        assert_eq!(answered(&fixture, tls.clone()).await, None, "{mode:?}");
     }
     fixture.stop().await;
 }

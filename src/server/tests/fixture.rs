@@ -189,12 +189,13 @@ pub(super) async fn start_with(setup: Setup<'_>) -> Fixture {
     let client = kube::Client::try_from(kube::Config::new("http://127.0.0.1:9".parse().expect("a URL")));
     let client = client.expect("a client");
     let materials = Materials::given(Default::default());
+    let settings = authenticator::Settings {
+        namespace: config.namespace.clone(),
+        server: config.server.clone(),
+        ..authenticator::Settings::default()
+    };
     let parts = ServeParts {
-        authenticator: Authenticator::new(
-            client.clone(),
-            materials.clone(),
-            authenticator::Settings::default(),
-        ),
+        authenticator: Authenticator::new(client.clone(), materials.clone(), settings),
         client,
         policy: policy.clone(),
         audit,

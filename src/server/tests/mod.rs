@@ -10,3 +10,4 @@ mod refusals;
 mod replicas;
 mod state;
 mod streams;
+mod tokens;
