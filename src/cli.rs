@@ -119,7 +119,7 @@ pub(crate) struct ServeArguments {
     #[arg(long)]
     pub(crate) admin_listen: Option<SocketAddr>,
     /// Let callers without a credential in from other machines too, where the files or MCP_AUTH_ENABLED let them in.
-    #[arg(long, requires = "from")]
+    #[arg(long, conflicts_with_all = ["namespace", "server"])]
     pub(crate) unsafe_anonymous: bool,
     #[command(flatten)]
     log: LogArguments,
