@@ -127,7 +127,7 @@ pub(crate) struct ServeArguments {
     #[arg(long)]
     pub(crate) admin_listen: Option<SocketAddr>,
     /// Let callers without a credential in from other machines too, where the files or MCP_AUTH_ENABLED let them in.
-    #[arg(long, requires = "from")]
+    #[arg(long, conflicts_with_all = ["namespace", "server"])]
     pub(crate) unsafe_anonymous: bool,
     #[command(flatten)]
     log: LogArguments,
@@ -214,5 +214,15 @@ mod tests {
         assert!(
             Cli::try_parse_from(["portcullis", "serve", "--namespace", "agents", "--server", "ops"]).is_ok()
         );
+    }
+
+    #[test]
+    fn the_help_of_serve_lists_the_variables() {
+        let mut command = Cli::command();
+        let serve = command.find_subcommand_mut("serve").expect("it is there");
+        let help = serve.render_long_help().to_string();
+        assert!(help.contains("MCP_AUTH_API_KEY_FILE") && help.contains("--unsafe-anonymous"), "{help}");
+        let server = ["portcullis", "serve", "--namespace", "a", "--server", "b", "--unsafe-anonymous"];
+        assert!(Cli::try_parse_from(server).is_err());
     }
 }

@@ -98,3 +98,41 @@ fn announcement(url: &str, tls_dir: &Path, generated: &Path, loaded: &Loaded) ->
     lines.extend(loaded.warnings.iter().map(|warning| format!("warning  {warning}")));
     lines
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_start_tells_the_methods_and_where_keys_are() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let secret = "qW7-tZ3_xR9.mK5vB2pLd8";
+        let key = |name: &str, more: &str| {
+            format!(
+                "---\napiVersion: portcullis.dev/v1alpha1\nkind: McpApiKey\nmetadata: {{name: {name}}}\n\
+                 spec: {{identity: {name}, servers: [ops]{more}}}\n"
+            )
+        };
+        let text = format!(
+            "apiVersion: portcullis.dev/v1alpha1\nkind: McpServer\nmetadata: {{name: ops}}\n\
+             spec: {{authentication: {{jwt: [{{issuer: https://a}}], tokens: {{enabled: true}}}}}}\n\
+             ---\napiVersion: v1\nkind: Secret\nmetadata: {{name: mcp-secrets}}\nstringData: {{api-key: {secret}}}\n{}{}",
+            key("ci", ""),
+            key("old", ", import: {secretRef: {name: mcp-secrets}}"),
+        );
+        std::fs::write(directory.path().join("a.yaml"), text).expect("written");
+        let loaded = files::load(directory.path(), "portcullis-system").expect("loads");
+        let url = "https://127.0.0.1:8443/mcp";
+        let lines = announcement(url, Path::new("tls"), Path::new("here"), &loaded);
+        let generated = directory.path().join(".portcullis/keys/ci");
+        let expected = [
+            "url      https://127.0.0.1:8443/mcp".to_owned(),
+            "ca       tls/ca.crt".to_owned(),
+            "methods  API keys (2), tokens of https://a, tokens of this endpoint".to_owned(),
+            format!("key      {} (ci, generated)", generated.display()),
+            "key      Secret mcp-secrets, api-key (old, imported)".to_owned(),
+            "audit    here/audit.db".to_owned(),
+        ];
+        assert_eq!(lines, expected);
+    }
+}

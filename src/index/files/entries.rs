@@ -64,7 +64,8 @@ impl Entries {
         let fields = document.as_object().ok_or("a document must be an object")?;
         for field in fields.keys() {
             let known = ["apiVersion", "kind", "metadata", "immutable", texts, encoded];
-            if !known.contains(&field.as_str()) && !(field == "type" && kind == MaterialKind::Secret) {
+            let is_type = field == "type" && kind == MaterialKind::Secret;
+            if !is_type && !known.contains(&field.as_str()) {
                 return Err(format!("{field}: no such field"));
             }
         }

@@ -134,5 +134,9 @@ pub(super) fn methods<'a>(server: &McpServer, keys: impl IntoIterator<Item = &'a
         ClientCertificateMode::RequireAndVerify => methods.push("client certificates (required)".to_owned()),
         ClientCertificateMode::None | ClientCertificateMode::Request | ClientCertificateMode::RequireAny => {}
     }
+    // They are made for those who have proved themselves otherwise.
+    if spec.tokens.enabled && !methods.is_empty() {
+        methods.push("tokens of this endpoint".to_owned());
+    }
     methods
 }
