@@ -4,13 +4,29 @@
 //! refused unless a server says otherwise; every failure looks the same outside and has its own reason inside.
 
 pub(crate) mod api_key;
+pub(crate) mod certificate;
+mod claims;
+pub(crate) mod credential;
+#[cfg(test)]
+mod fixtures;
+#[cfg(test)]
+mod forged;
+pub(crate) mod imported;
+pub(crate) mod jwks;
+pub(crate) mod jwt;
 pub(crate) mod key_record;
+pub(crate) mod key_rules;
+pub(crate) mod password;
+mod published;
 mod reason;
+pub(crate) mod token;
+pub(crate) mod users;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 pub(crate) use api_key::ApiKey;
+pub(crate) use credential::Credential;
 pub(crate) use key_record::{KeyRecord, Verifier, authenticate_key};
 pub(crate) use reason::Reason;
 
@@ -52,6 +68,9 @@ pub(crate) struct Identity {
     /// Name of the `McpApiKey` whose roles count, if one was used.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) key: Option<String>,
+    /// When the credential was made, if it says so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) issued_at: Option<Timestamp>,
     /// From when the credential is accepted no more, tolerance included.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) expires_at: Option<Timestamp>,
@@ -79,6 +98,7 @@ impl Identity {
             credential_id: credential_id.into(),
             origin: None,
             key: None,
+            issued_at: None,
             expires_at: None,
         }
     }

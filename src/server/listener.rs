@@ -27,6 +27,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
 use super::tls::Peer;
+use crate::authenticator::Certificate;
 
 const HANDSHAKE: Duration = Duration::from_secs(10);
 const HEADERS: Duration = Duration::from_secs(10);
@@ -42,7 +43,7 @@ pub(super) struct Connection {
     /// Who it is, as far as its certificate says.
     pub(super) peer: Peer,
     /// The certificate that the other end showed.
-    pub(super) certificate: Option<Arc<CertificateDer<'static>>>,
+    pub(super) certificate: Option<Certificate>,
 }
 
 /// Answers requests.
@@ -52,12 +53,21 @@ pub(super) type Answering =
 /// Knows a peer by its certificate, or does not.
 pub(super) type Identifying = Arc<dyn Fn(Option<&CertificateDer<'_>>) -> Option<Peer> + Send + Sync>;
 
+/// How the next handshake goes.
+#[derive(Clone)]
+pub(super) struct Handshake {
+    /// TLS.
+    pub(super) tls: Arc<ServerConfig>,
+    /// Whether a certificate that the other end shows is verified.
+    pub(super) verifies: bool,
+}
+
 /// One listener.
 pub(super) struct Listener {
     /// The socket.
     pub(super) socket: TcpListener,
-    /// TLS of the next handshake.
-    pub(super) tls: Box<dyn Fn() -> Arc<ServerConfig> + Send + Sync>,
+    /// TLS of the next handshake; none: there can be no handshake now.
+    pub(super) tls: Box<dyn Fn() -> Option<Handshake> + Send + Sync>,
     /// Knows the peer by its certificate; none: the connection is closed.
     pub(super) identify: Identifying,
     /// Answers its requests.
@@ -91,11 +101,16 @@ impl Listener {
                 debug!(%address, "connection refused: there are too many");
                 continue;
             };
-            let (tls, identify) = ((self.tls)(), self.identify.clone());
+            let Some(handshake) = (self.tls)() else {
+                debug!(%address, "connection refused: clients cannot be verified");
+                continue;
+            };
+            let identify = self.identify.clone();
             let (answering, stop) = (self.answering.clone(), stop.clone());
             open.spawn(async move {
                 let _place = place;
-                if let Some((stream, connection)) = shake_hands(stream, address, tls, &*identify).await {
+                if let Some((stream, connection)) = shake_hands(stream, address, handshake, &*identify).await
+                {
                     serve(stream, connection, answering, stop).await;
                 }
             });
@@ -116,7 +131,7 @@ impl Listener {
 async fn shake_hands(
     stream: TcpStream,
     address: SocketAddr,
-    tls: Arc<ServerConfig>,
+    Handshake { tls, verifies }: Handshake,
     identify: &(dyn Fn(Option<&CertificateDer<'_>>) -> Option<Peer> + Send + Sync),
 ) -> Option<(TlsStream<TcpStream>, Connection)> {
     // A socket for both families names an IPv4 client by an IPv6 address; the record should not.
@@ -140,7 +155,8 @@ async fn shake_hands(
         warn!(%address, "connection refused: its certificate is neither the operator's nor of this server");
         return None;
     };
-    let certificate = certificate.map(|certificate| Arc::new(certificate.clone().into_owned()));
+    let certificate = certificate
+        .map(|shown| Certificate { der: Arc::new(shown.clone().into_owned()), verified: verifies });
     Some((stream, Connection { address, peer, certificate }))
 }
 

@@ -2,20 +2,23 @@
 //!
 //! ```text
 //! listener (TLS) -> transport (Host, Origin, path, size) -> request (who, what, record) -> call (one tool)
-//!                -> internal (operator, replicas)         sse, sealed, peers (streams over several replicas)
+//!                -> about, oauth (beside MCP)             sse, sealed, peers (streams over several replicas)
+//!                -> internal (operator, replicas)         client_tls, tls (handshakes)   usage (of keys)
 //! ```
 //!
 //! [`bind`] takes everything that can fail at the start; [`Server::run`] serves until told to stop, and then drains:
 //! not ready first, then no new connections and messages, then the end of streams that have
 //! their answers, then the end of what takes too long.
 
+mod about;
 mod call;
-mod credential;
+mod client_tls;
 mod draft;
 mod handler;
 mod hosts;
 mod internal;
 mod listener;
+mod oauth;
 mod peers;
 mod request;
 mod result;
@@ -27,6 +30,7 @@ mod tests;
 mod tls;
 mod toolbox;
 mod transport;
+mod usage;
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -35,6 +39,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use rustls::sign::CertifiedKey;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
@@ -47,14 +52,16 @@ use crate::authenticator::Authenticator;
 use crate::index::Policy;
 use crate::metrics::Metrics;
 use crate::tools::Tool;
+use client_tls::ClientTls;
 use hosts::OwnHosts;
-use listener::{Connection, Listener};
+use listener::{Connection, Handshake, Listener};
 use peers::Peers;
 use request::{Core, Driver};
 use sealed::Sealer;
 use sse::Sessions;
 use tls::{Hot, Internal, Peer};
 use transport::Endpoint;
+use usage::Usage;
 
 pub(crate) use tls::LoadTls;
 
@@ -159,7 +166,8 @@ pub(crate) struct Server {
     policy: Policy,
     ready: Arc<AtomicBool>,
     times: Times,
-    public: (TcpListener, Arc<Hot<Arc<rustls::ServerConfig>>>),
+    public: (TcpListener, Arc<Hot<CertifiedKey>>),
+    client_tls: Arc<ClientTls>,
     internal: Option<(TcpListener, Arc<Hot<Internal>>)>,
     config: ServeConfig,
 }
@@ -172,7 +180,7 @@ pub(crate) async fn bind(config: ServeConfig, parts: ServeParts) -> Result<Serve
     let name = format!("{}/{}", config.namespace, config.server);
     let certificate =
         |directory: &PathBuf, source| Serve::Certificate { directory: directory.clone(), source };
-    let tls = Hot::open(&config.tls_dir, false, tls::public).map_err(|e| certificate(&config.tls_dir, e))?;
+    let tls = Hot::open(&config.tls_dir, false, tls::leaf).map_err(|e| certificate(&config.tls_dir, e))?;
     let public = (listen(config.listen).await?, Arc::new(tls));
     let (mut internal, mut peers, mut sealer) = (None, None, Arc::new(Sealer::random(&name)));
     if let Some(port) = &config.internal {
@@ -202,9 +210,13 @@ pub(crate) async fn bind(config: ServeConfig, parts: ServeParts) -> Result<Serve
         sessions: Sessions::new(own_ip, sealer, parts.metrics),
         peers,
         hosts,
+        usage: Usage::default(),
     };
     let (endpoint, times) = (Arc::new(endpoint), config.times);
-    Ok(Server { endpoint, policy: parts.policy, ready: parts.ready, times, public, internal, config })
+    let asking = endpoint.clone();
+    let client_tls = Arc::new(ClientTls::new(public.1.clone(), move || asking.asking()));
+    let (policy, ready) = (parts.policy, parts.ready);
+    Ok(Server { endpoint, policy, ready, times, public, client_tls, internal, config })
 }
 
 async fn listen(address: SocketAddr) -> Result<TcpListener, Serve> {
@@ -229,6 +241,13 @@ impl Server {
         self.public.0.local_addr()
     }
 
+    /// Says at any time whether clients can shake hands: not if they must be verified and there is nothing to verify
+    /// them with.
+    pub(crate) fn shakes_hands(&self) -> impl Fn() -> bool + Send + Sync + use<> {
+        let tls = self.client_tls.clone();
+        move || tls.current().is_some()
+    }
+
     /// Where the internal port listens.
     #[cfg(test)]
     pub(crate) fn internal_address(&self) -> Option<SocketAddr> {
@@ -241,10 +260,14 @@ impl Server {
         let mut tasks = JoinSet::new();
         let (socket, tls) = self.public;
         tasks.spawn({
-            let (tls, serving) = (tls.clone(), serving.clone());
+            let serving = serving.clone();
             async move { tls.follow(serving).await }
         });
-        let listener = public_listener(self.endpoint.clone(), socket, tls, self.times.drain);
+        tasks.spawn({
+            let (endpoint, policy, serving) = (self.endpoint.clone(), self.policy.clone(), serving.clone());
+            async move { forget_keys(&endpoint.usage, &policy, serving).await }
+        });
+        let listener = public_listener(self.endpoint.clone(), socket, self.client_tls, self.times.drain);
         let mut listeners = JoinSet::new();
         listeners.spawn(listener.run(accepting.clone()));
         if let Some((socket, tls)) = self.internal {
@@ -280,6 +303,14 @@ impl Server {
     }
 }
 
+/// Forgets how keys were used that are gone, until told to stop.
+async fn forget_keys(usage: &Usage, policy: &Policy, stop: CancellationToken) {
+    let mut changes = policy.changes();
+    while let Some(Ok(())) = stop.run_until_cancelled(changes.changed()).await {
+        usage.retain(&policy.load());
+    }
+}
+
 async fn synced(policy: &Policy) {
     while !policy.is_synced() {
         tokio::time::sleep(SYNC_POLL).await;
@@ -289,12 +320,12 @@ async fn synced(policy: &Policy) {
 fn public_listener(
     endpoint: Arc<Endpoint>,
     socket: TcpListener,
-    tls: Arc<Hot<Arc<rustls::ServerConfig>>>,
+    tls: Arc<ClientTls>,
     drain: Duration,
 ) -> Listener {
     Listener {
         socket,
-        tls: Box::new(move || (*tls.current()).clone()),
+        tls: Box::new(move || tls.current()),
         identify: Arc::new(|_| Some(Peer::Client)),
         answering: Arc::new(move |connection: Connection, request| {
             Box::pin(endpoint.clone().answer(connection, request))
@@ -314,7 +345,7 @@ fn internal_listener(
     let (namespace, server) = (config.namespace.clone(), config.server.clone());
     Listener {
         socket,
-        tls: Box::new(move || tls.current().server.clone()),
+        tls: Box::new(move || Some(Handshake { tls: tls.current().server.clone(), verifies: true })),
         identify: Arc::new(move |certificate| tls::identify(certificate?, &namespace, &server)),
         answering: Arc::new(move |connection, request| {
             Box::pin(internal::answer(endpoint.clone(), connection, request))

@@ -8,7 +8,7 @@ use rmcp::model::{Tool as Description, ToolAnnotations};
 use crate::api::ToolsSpec;
 use crate::authn::Method;
 use crate::authz::role::wildcard;
-use crate::authz::{Class, RoleId, Target, authorize};
+use crate::authz::{Class, Permission, RoleId, Target, authorize, within_scopes};
 use crate::index::Snapshot;
 use crate::tools::Tool;
 
@@ -52,6 +52,14 @@ impl Toolbox {
         let tool = self.by_name.get(name).map(|i| self.tools[*i].0)?;
         let callable = caller.identity.method != Method::Operator;
         (callable && shows(tool, caller)).then_some(tool)
+    }
+
+    /// The tool with this name and what it needs, if the caller may use it and the scopes of its credential do not reach
+    /// that far.
+    pub(super) fn short_of_scope(&self, name: &str, caller: &Caller) -> Option<(&'static Tool, Permission)> {
+        let scopes = caller.identity.scopes.as_ref()?;
+        let tool = self.find(name, caller)?;
+        (!within_scopes(scopes, tool.permission)).then_some((tool, tool.permission))
     }
 
     /// The tools that the caller sees, by name.

@@ -2,6 +2,7 @@
 //!
 //! Paths come from the live `McpServer`. Credentials are proved before a body is read, and still hold after.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,13 +11,20 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::Incoming;
+use jiff::Timestamp;
+use serde::Serialize;
+use serde_json::json;
 
+use super::about;
+use super::client_tls::Asking;
 use super::hosts::{Foreign, OwnHosts};
 use super::listener::Connection;
+use super::oauth;
 use super::peers::Peers;
 use super::request::{Answer, Caller, Channel, Driver};
 use super::sse::{self, Delivery, Sessions};
-use crate::api::TransportsSpec;
+use super::usage::Usage;
+use crate::api::{ClientCertificateMode, McpServer, McpServerSpec, names};
 use crate::audit::{Event, Kind, Outcome};
 use crate::mcp::{Envelope, error};
 
@@ -26,6 +34,11 @@ pub(super) const BODY_LIMIT: usize = 4 << 20;
 const BODY_TIME: Duration = Duration::from_secs(15);
 /// Time in which a request must be answered. Tools end earlier by themselves.
 const REQUEST_TIME: Duration = Duration::from_secs(60);
+
+/// Time between two looks whether the credential of a call still counts.
+const CREDENTIAL_POLL: Duration = Duration::from_millis(500);
+/// Fixed word for the audit.
+const INSUFFICIENT_SCOPE: &str = "insufficient_scope";
 
 /// The endpoint for clients.
 pub(super) struct Endpoint {
@@ -37,6 +50,8 @@ pub(super) struct Endpoint {
     pub(super) peers: Option<Arc<Peers>>,
     /// Names of this endpoint.
     pub(super) hosts: OwnHosts,
+    /// How keys are used here.
+    pub(super) usage: Usage,
 }
 
 /// What a path stands for.
@@ -45,22 +60,50 @@ enum Route {
     Mcp,
     Stream,
     Messages,
+    WhoAmI,
+    Metadata,
 }
 
-fn route(transports: &TransportsSpec, path: &str) -> Option<Route> {
-    let sse = &transports.sse;
+impl Route {
+    /// The one method of the path.
+    fn method(self) -> Method {
+        match self {
+            Route::Mcp | Route::Messages => Method::POST,
+            Route::Stream | Route::WhoAmI | Route::Metadata => Method::GET,
+        }
+    }
+}
+
+/// What a path stands for. The paths that the spec names come first.
+fn route(spec: &McpServerSpec, resource: &str, path: &str) -> Option<Route> {
+    let (transports, sse) = (&spec.transports, &spec.transports.sse);
     if path == transports.streamable_http.path {
         Some(Route::Mcp)
     } else if sse.enabled && (path == sse.path || sse.aliases.iter().any(|alias| alias == path)) {
         Some(Route::Stream)
     } else if sse.enabled && path == sse.messages_path {
         Some(Route::Messages)
+    } else if path == about::WHO_AM_I {
+        Some(Route::WhoAmI)
+    } else if oauth::is_metadata(spec, resource, path) {
+        Some(Route::Metadata)
     } else {
         None
     }
 }
 
 impl Endpoint {
+    /// What is asked of clients in a handshake now.
+    pub(super) fn asking(&self) -> Asking {
+        let core = &self.driver.core;
+        let snapshot = core.policy.load();
+        let Some(server) = &snapshot.server else { return Asking::default() };
+        let spec = &server.spec.authentication.client_certificates;
+        let path = spec.ca.as_ref().map(|ca| names::material_path(ca.kind, &ca.name, &ca.key));
+        let authorities = path.and_then(|path| core.authenticator.materials.load().get(&path).cloned());
+        Asking { mode: spec.mode, authorities }
+    }
+
     /// Answers a request of a client.
     pub(super) async fn answer(
         self: Arc<Self>,
@@ -75,19 +118,20 @@ impl Endpoint {
             Ok(origin) => origin.and_then(|origin| HeaderValue::from_str(origin).ok()),
             Err(foreign) => return self.refuse_foreign(foreign, connection).await,
         };
-        let Some(route) = route(&server.spec.transports, request.uri().path()) else {
+        let Some(route) = route(&server.spec, &self.resource(server), request.uri().path()) else {
             return text(StatusCode::NOT_FOUND, "not found");
         };
-        let messages = &server.spec.transports.sse.messages_path;
-        let answering = self.routed(route, messages, connection, request);
+        let answering = self.routed(route, server, connection, request);
         let answered = tokio::time::timeout(REQUEST_TIME, answering).await;
         let mut response = answered.unwrap_or_else(|_| text(StatusCode::GATEWAY_TIMEOUT, "took too long"));
         let headers = response.headers_mut();
-        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
         headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
         if let Some(origin) = origin {
             headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
             headers.insert(header::VARY, HeaderValue::from_static("Origin"));
+            let exposed = HeaderValue::from_static("www-authenticate, retry-after");
+            headers.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, exposed);
         }
         response
     }
@@ -95,11 +139,11 @@ impl Endpoint {
     async fn routed(
         &self,
         route: Route,
-        messages: &str,
+        server: &McpServer,
         connection: Connection,
         mut request: Request<Incoming>,
     ) -> Response<Body> {
-        let method = if route == Route::Stream { Method::GET } else { Method::POST };
+        let method = route.method();
         if request.method() == Method::OPTIONS && request.headers().contains_key(header::ORIGIN) {
             return preflight();
         }
@@ -109,21 +153,32 @@ impl Endpoint {
             response.headers_mut().insert(header::ALLOW, HeaderValue::from_static(allow));
             return response;
         }
+        if route == Route::Metadata {
+            return self.metadata(server);
+        }
+        if lacks_certificate(server, &connection) {
+            return self.refuse_connection(&connection).await;
+        }
         let Ok(caller) = self.driver.authenticate(request.headers_mut(), &connection).await else {
-            return unauthorized();
+            return self.unauthorized();
         };
+        if let Err(wait) = self.usage.note(&caller.snapshot, &caller.identity, Timestamp::now()) {
+            return self.refuse_rate(&caller, wait).await;
+        }
         match route {
+            Route::Metadata => self.metadata(server),
+            Route::WhoAmI => self.who_am_i(&caller).await,
             Route::Mcp => {
                 let (headers, body) = match receive(request).await {
                     Ok(received) => received,
                     Err(refusal) => return self.refuse_body(caller, Channel::StreamableHttp, refusal).await,
                 };
                 let Ok(caller) = self.driver.authenticate_again(caller).await else {
-                    return unauthorized();
+                    return self.unauthorized();
                 };
-                respond(self.driver.message(caller, Channel::StreamableHttp, headers, body).await)
+                self.asked(caller, headers, body).await
             }
-            Route::Stream => self.open_stream(&caller, messages).await,
+            Route::Stream => self.open_stream(&caller, &server.spec.transports.sse.messages_path).await,
             Route::Messages => {
                 let query = request.uri().query().unwrap_or_default();
                 let session = query.split('&').find_map(|pair| pair.strip_prefix("sessionId="));
@@ -131,12 +186,78 @@ impl Endpoint {
                 match receive(request).await {
                     Ok((_, body)) => match self.driver.authenticate_again(caller).await {
                         Ok(caller) => self.posted(caller, &session, body).await,
-                        Err(_) => unauthorized(),
+                        Err(_) => self.unauthorized(),
                     },
                     Err(refusal) => self.refuse_body(caller, Channel::Sse, refusal).await,
                 }
             }
         }
+    }
+
+    /// A message over Streamable HTTP. Its work ends when its credential does.
+    async fn asked(&self, caller: Caller, headers: HeaderMap, body: Bytes) -> Response<Body> {
+        if let Some(refused) = self.refuse_scope(&caller, &body).await {
+            return refused;
+        }
+        let mut message = pin!(self.driver.message(caller.clone(), Channel::StreamableHttp, headers, body));
+        loop {
+            match tokio::time::timeout(CREDENTIAL_POLL, &mut message).await {
+                Ok(answer) => return respond(answer),
+                Err(_) if self.still_holds(&caller) => {}
+                Err(_) => {
+                    tracing::info!(user = caller.identity.subject, "call ended with its credential");
+                    return self.unauthorized();
+                }
+            }
+        }
+    }
+
+    /// Whether a caller may still be here.
+    fn still_holds(&self, caller: &Caller) -> bool {
+        let snapshot = self.driver.core.policy.load();
+        snapshot.admit(&caller.identity, caller.client_ip, Timestamp::now()).is_ok()
+    }
+
+    /// Refuses a call of a tool to which the roles of the caller reach and the scopes of its credential do not. Such a
+    /// refusal must be one of HTTP, so that clients know to get a wider token.
+    async fn refuse_scope(&self, caller: &Caller, body: &[u8]) -> Option<Response<Body>> {
+        // Most credentials have no scopes: their messages are read once, later.
+        caller.identity.scopes.as_ref()?;
+        let envelope = Envelope::parse(body).ok()?;
+        let core = &self.driver.core;
+        let (tool, needed) = core.toolbox.short_of_scope(envelope.tool.as_deref()?, caller)?;
+        let mut event = self.event_of(caller, "tools/call", Outcome::Denied, INSUFFICIENT_SCOPE);
+        event.tool = Some(tool.name.to_owned());
+        event.error_message = Some(format!("the scopes of the credential do not reach to {needed}"));
+        event.metadata.insert("transport".to_owned(), Channel::StreamableHttp.as_str().to_owned());
+        core.record(event).await;
+        let message = format!("insufficient scope: {needed} is needed");
+        let answer = error::answer(envelope.id, error::FORBIDDEN, &message);
+        let mut response = respond(Answer::error(StatusCode::FORBIDDEN, answer));
+        let server = caller.snapshot.server.as_ref()?;
+        let challenge =
+            oauth::insufficient_scope(&server.spec.authentication, &self.resource(server), needed);
+        response.headers_mut().extend(challenge.map(|challenge| (header::WWW_AUTHENTICATE, challenge)));
+        Some(response)
+    }
+
+    /// Refuses a key that is used more often than it may be.
+    async fn refuse_rate(&self, caller: &Caller, wait: Duration) -> Response<Body> {
+        let event = self.event_of(caller, "receive", Outcome::Denied, "rate_limit");
+        self.driver.core.record(event).await;
+        let mut response = json(StatusCode::TOO_MANY_REQUESTS, &json!({"error": "too many requests"}));
+        let seconds = HeaderValue::from(wait.as_secs() + 1);
+        response.headers_mut().insert(header::RETRY_AFTER, seconds);
+        response
+    }
+
+    /// Refuses a request on a connection from before certificates were needed.
+    async fn refuse_connection(&self, connection: &Connection) -> Response<Body> {
+        let (core, client_ip) = (&self.driver.core, connection.address.ip());
+        let reason = "certificate_required";
+        let event = core.event(Kind::Authentication, "authenticate", Outcome::Failure, reason, client_ip);
+        core.record(event).await;
+        self.unauthorized()
     }
 
     async fn open_stream(&self, caller: &Caller, messages: &str) -> Response<Body> {
@@ -216,7 +337,7 @@ impl Endpoint {
     }
 
     /// An event of a caller that stands for no message.
-    fn event_of(&self, caller: &Caller, action: &str, result: Outcome, reason: &str) -> Event {
+    pub(super) fn event_of(&self, caller: &Caller, action: &str, result: Outcome, reason: &str) -> Event {
         let kind = if result == Outcome::Denied { Kind::Authorization } else { Kind::McpRequest };
         Event {
             user: caller.identity.subject.clone(),
@@ -289,14 +410,23 @@ fn busy(message: &str) -> Response<Body> {
     text(StatusCode::SERVICE_UNAVAILABLE, message)
 }
 
-/// The one answer to every credential that proves nothing.
-fn unauthorized() -> Response<Body> {
-    let mut response = Response::new(Body::from(r#"{"error":"unauthorized"}"#));
-    *response.status_mut() = StatusCode::UNAUTHORIZED;
-    let headers = response.headers_mut();
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"portcullis\""));
+/// A response in JSON.
+pub(super) fn json(status: StatusCode, value: &impl Serialize) -> Response<Body> {
+    let body = serde_json::to_vec(value).expect("texts, numbers and times are JSON");
+    let mut response = Response::new(Body::from(body));
+    *response.status_mut() = status;
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     response
+}
+
+/// Whether the spec asks for a certificate that the connection does not have: it may be older than the spec.
+fn lacks_certificate(server: &McpServer, connection: &Connection) -> bool {
+    let verified = connection.certificate.as_ref().map(|certificate| certificate.verified);
+    match server.spec.authentication.client_certificates.mode {
+        ClientCertificateMode::RequireAny => verified.is_none(),
+        ClientCertificateMode::RequireAndVerify => verified != Some(true),
+        _ => false,
+    }
 }
 
 /// Tells the browser of an allowed origin what its page may send.

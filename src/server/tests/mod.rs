@@ -1,7 +1,12 @@
 //! The endpoint in process: real listener, real TLS, real audit database, real HTTP client.
 
+mod authority;
+mod certificates;
 mod fixture;
+mod limits;
 mod messages;
+mod oauth;
 mod refusals;
 mod replicas;
+mod state;
 mod streams;
