@@ -40,7 +40,8 @@ fn a_key_is_made_judged_and_hashed_without_being_shown_again() {
         let (good, text) = run(&["key", "check"], weak);
         assert!(!good && !text.contains(weak), "{text}");
     }
-    let (good, line) = run(&["key", "hash", "--user", "ann", "--group", "ops"], "correct horse battery staple\n");
+    let (good, line) =
+        run(&["key", "hash", "--user", "ann", "--group", "ops"], "correct horse battery staple\n");
     assert!(good && line.starts_with("ann:$argon2id$v=19$m=19456,t=2,p=1$"), "{line}");
     assert!(line.ends_with(":ops"), "{line}");
 }
