@@ -142,7 +142,8 @@ async fn serial_fifty_rotations_of_a_key_under_load_refuse_no_request_that_shoul
     let namespace = endpoint.namespace().to_owned();
     let client = client().await;
     let seen = Arc::new(Mutex::new(Seen::default()));
-    seen.lock().expect("not poisoned").plaintexts.push(key(&namespace, "load").await);
+    let first = key(&namespace, "load").await;
+    seen.lock().expect("not poisoned").plaintexts.push(first);
     let mut following = JoinSet::new();
     follow(&client, &namespace, &seen, &mut following);
 

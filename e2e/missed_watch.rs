@@ -53,7 +53,7 @@ fn page(namespace: &str, pod: &str, path: &str) -> (bool, String) {
 /// Value of the metric that tells for how long the policy was not confirmed.
 fn age(namespace: &str, pod: &str) -> Option<f64> {
     let (_, metrics) = page(namespace, pod, "metrics");
-    let line = metrics.lines().find(|line| line.starts_with("portcullis_policy_age_seconds"))?;
+    let line = metrics.lines().find(|line| line.starts_with("mcp_policy_staleness_seconds"))?;
     line.rsplit(' ').next()?.parse().ok()
 }
 
@@ -66,7 +66,7 @@ async fn a_replica_that_misses_its_watch_for_half_a_minute_says_so() {
         pods[number].pointer(path).and_then(|v| v.as_str()).expect("text").to_owned()
     };
     let (pod, other) = (text(0, "/metadata/name"), text(1, "/metadata/name"));
-    assert!(page(namespace, &pod, "readyz").0);
+    assert_eq!(page(namespace, &pod, "readyz"), (true, "ok\n".to_owned()));
     let fresh = age(namespace, &pod).expect("the metric is there");
     assert!(fresh < 20.0, "{fresh}");
 
@@ -74,27 +74,21 @@ async fn a_replica_that_misses_its_watch_for_half_a_minute_says_so() {
     let began = Instant::now();
     let said = eventually("/readyz says so", Duration::from_secs(60), async || {
         let (good, page) = page(namespace, &pod, "readyz");
-        (!good).then_some(page)
+        (!good || page.trim() != "ok").then_some(page)
     })
     .await;
     let after = began.elapsed();
     let old = age(namespace, &pod).expect("the metric is there");
-    eprintln!("a replica without its watch says so after {after:?}: {said}; the metric says {old}");
-    assert!(after > Duration::from_secs(20) && after < Duration::from_secs(45), "{after:?}");
-    assert!(old >= 25.0, "{old}");
+    eprintln!("a replica without its watch says so after {after:?}: {}; the metric says {old}", said.trim());
+    assert!(said.contains("policy"), "{said}");
+    // The API server was last heard of up to a heartbeat before.
+    assert!(after > Duration::from_secs(15) && after < Duration::from_secs(45), "{after:?}");
+    assert!(old >= 29.0, "{old}");
     assert!(page(namespace, &pod, "livez").0, "it is alive: a restart would not help");
-    assert!(page(namespace, &other, "readyz").0, "the other replica is well");
-    eventually("the Service leaves it out", Duration::from_secs(40), async || {
-        let slices =
-            objects(&["endpointslices", "-n", namespace, "-l", "kubernetes.io/service-name=ops-mcp"]);
-        let endpoints = slices.iter().filter_map(|slice| slice["endpoints"].as_array()).flatten();
-        let ready = endpoints.filter(|endpoint| endpoint["conditions"]["ready"] == true);
-        (ready.count() == 1).then_some(())
-    })
-    .await;
+    assert_eq!(page(namespace, &other, "readyz").1.trim(), "ok", "the other replica is well");
     drop(cut);
     eventually("it is back", Duration::from_secs(90), async || {
-        (page(namespace, &pod, "readyz").0 && age(namespace, &pod)? < 20.0).then_some(())
+        (page(namespace, &pod, "readyz").1.trim() == "ok" && age(namespace, &pod)? < 20.0).then_some(())
     })
     .await;
     kubectl(&["wait", "-n", namespace, &format!("pod/{pod}"), "--for=condition=Ready", "--timeout=60s"]);
