@@ -280,7 +280,8 @@ fn certificates(path: &Path) -> anyhow::Result<Vec<CertificateDer<'static>>> {
 fn explain(error: hyper_util::client::legacy::Error) -> anyhow::Error {
     let error = anyhow!(error);
     let text = format!("{error:#}");
-    if text.contains("UnknownIssuer") {
+    // A bad signature is what another authority of the same name leads to.
+    if text.contains("UnknownIssuer") || text.contains("BadSignature") {
         return error
             .context("the certificate of the endpoint is from an unknown authority: name it with --ca");
     }
