@@ -79,14 +79,19 @@ async fn failures_are_throttled_before_hashing_and_do_not_hold_up_who_is_right()
     for _ in 0..1_000 {
         assert!(fixture.prove_from(HERE, basic("ann", PASSWORD)).await.is_ok(), "remembered");
     }
-    assert!(started.elapsed() < Duration::from_secs(2), "nothing was hashed: {:?}", started.elapsed());
+    // Two thousand hashes would take minutes.
+    assert!(started.elapsed() < Duration::from_secs(20), "nothing was hashed: {:?}", started.elapsed());
     assert!(fixture.prove_from(HERE, basic("bob", PASSWORD)).await.is_ok(), "another user");
     assert!(fixture.prove_from(THERE, basic("ann", PASSWORD)).await.is_ok(), "another address");
-    for i in 0..15 {
+    // Twenty of an address, and what comes back while they are hashed.
+    let mut throttled = false;
+    for i in 0..60 {
         let stranger = basic(&format!("user{i}"), "wrong");
-        assert_eq!(fixture.prove_from(HERE, stranger).await, Err(Reason::WrongPassword), "{i}");
+        let outcome = fixture.prove_from(HERE, stranger).await;
+        throttled |= outcome == Err(Reason::Throttled);
+        assert!(i >= 15 || outcome == Err(Reason::WrongPassword), "{i}: {outcome:?}");
     }
-    assert_eq!(fixture.prove_from(HERE, basic("carl", "wrong")).await, Err(Reason::Throttled), "the address");
+    assert!(throttled, "the address");
     fixture.stop().await;
 }
 
