@@ -20,11 +20,14 @@ use crate::audit::{AuditLog, Notifier, Refusal, Settings};
 use crate::authenticator::{self, Authenticator, Materials};
 use crate::cli::{OperatorArguments, ServeArguments};
 use crate::controller::{self, OperatorConfig};
+use crate::index::files::{Environment, Variables};
 use crate::index::freshness::{Following, Staleness};
 use crate::index::{self, Policy, Subject};
 use crate::metrics::Metrics;
 use crate::server::{self, InternalConfig, ServeConfig, ServeParts, Times};
 use crate::tools;
+
+mod directory;
 
 /// Directory of the endpoint's certificate in a pod.
 const TLS_DIRECTORY: &str = "/etc/portcullis/tls";
@@ -34,8 +37,6 @@ const INTERNAL_TLS_DIRECTORY: &str = "/etc/portcullis/internal";
 const TOKEN_FILE: &str = "/var/run/secrets/kubernetes.io/serviceaccount/token";
 /// The audit's file in a pod.
 const AUDIT_FILE: &str = "/var/lib/portcullis/audit.db";
-/// Port of the endpoint on a laptop.
-const LOCAL_PORT: u16 = 8443;
 
 /// Runs the operator until a signal ends it.
 pub(crate) fn operator(arguments: OperatorArguments) -> anyhow::Result<()> {
@@ -67,10 +68,17 @@ pub(crate) fn operator(arguments: OperatorArguments) -> anyhow::Result<()> {
 }
 
 /// Runs an endpoint until a signal ends it.
-pub(crate) fn serve(arguments: ServeArguments) -> anyhow::Result<()> {
+pub(crate) fn serve(arguments: ServeArguments, environment: Environment) -> anyhow::Result<()> {
+    if arguments.from.is_none()
+        && let Some(variable) = Variables::first(&environment)
+    {
+        anyhow::bail!(
+            "{variable}: counts with --from only; an McpServer of the cluster says how callers prove who they are"
+        );
+    }
     run(async move {
         match arguments.from.clone() {
-            Some(directory) => serve_directory(&directory, arguments).await,
+            Some(directory) => directory::serve(&directory, arguments, environment).await,
             None => serve_object(arguments).await,
         }
     })
@@ -124,60 +132,6 @@ async fn serve_object(arguments: ServeArguments) -> anyhow::Result<()> {
     let authenticator = Authenticator::new(client.clone(), materials, proving);
     let process = Process { client, policy, authenticator, registry, metrics, stop, ended: ended.clone() };
     endpoint(config, admin, audit, process, background).await
-}
-
-/// Serves what the files of a directory say, on this machine, with the cluster of the kubeconfig.
-async fn serve_directory(directory: &Path, arguments: ServeArguments) -> anyhow::Result<()> {
-    let stop = stop_on_signal()?;
-    let local = |port| SocketAddr::from(([127, 0, 0, 1], port));
-    let listen = arguments.listen.unwrap_or_else(|| local(LOCAL_PORT));
-    let client = client().await?;
-    let ended = CancellationToken::new();
-    let (policy, subject, keys, following) = index::files::follow(
-        directory.to_owned(),
-        arguments.operator_namespace,
-        Some(client.clone()),
-        ended.clone(),
-    )?;
-    let generated = directory.join(index::files::GENERATED);
-    let tls_dir = generated.join("tls");
-    let hosts =
-        policy.load().server.iter().flat_map(|server| server.spec.tls.hosts.clone()).collect::<Vec<_>>();
-    server::self_signed::ensure(&tls_dir, &hosts)?;
-    let path = policy
-        .load()
-        .server
-        .as_ref()
-        .map_or_else(String::new, |server| server.spec.transports.streamable_http.path.clone());
-    eprintln!("url      https://{listen}{path}");
-    eprintln!("ca       {}", tls_dir.join("ca.crt").display());
-    for key in &keys {
-        let how = if key.generated { "generated" } else { "from an earlier run" };
-        eprintln!("key      {} ({}, {how})", key.path.display(), key.key);
-    }
-    eprintln!("audit    {}", generated.join("audit.db").display());
-    let proving = authenticator::Settings {
-        namespace: subject.namespace.clone(),
-        server: subject.server.clone(),
-        resource: Some(format!("https://{listen}{path}")),
-        token_file: None,
-    };
-    let authenticator = Authenticator::new(client.clone(), Materials::given(Default::default()), proving);
-    let config = ServeConfig {
-        namespace: subject.namespace,
-        server: subject.server,
-        pod_ip: None,
-        listen,
-        tls_dir,
-        internal: None,
-        // Nobody has to notice that a laptop's endpoint goes away.
-        times: Times { linger: std::time::Duration::ZERO, ..Times::default() },
-    };
-    let admin = arguments.admin_listen.unwrap_or_else(|| local(names::ADMIN_PORT as u16));
-    let audit = (generated.join("audit.db"), Settings::default());
-    let (registry, metrics) = metrics(Some(&policy));
-    let process = Process { client, policy, authenticator, registry, metrics, stop, ended };
-    endpoint(config, admin, audit, process, following).await
 }
 
 /// What the parts of an endpoint share.

@@ -6,6 +6,8 @@ pub const ACCEPTED: &str = "Accepted";
 pub const AVAILABLE: &str = "Available";
 /// Summary: the object does what its spec says, now.
 pub const READY: &str = "Ready";
+/// The keys of an endpoint's own tokens are made and replaced as the spec asks.
+pub const SIGNING_KEYS: &str = "SigningKeys";
 
 /// Everything is as the spec asks.
 pub const REASON_READY: &str = "Ready";
@@ -33,3 +35,5 @@ pub const REASON_DISABLED: &str = "Disabled";
 pub const REASON_EXPIRED: &str = "Expired";
 /// Not looked at yet.
 pub const REASON_PENDING: &str = "Pending";
+/// A replica does not take part in a rotation; the message names it.
+pub const REASON_ROTATION_BLOCKED: &str = "RotationBlocked";

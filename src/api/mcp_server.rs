@@ -280,7 +280,7 @@ pub struct McpServerStatus {
     /// Generation of the spec that this status describes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
-    /// `Accepted`, `Available` and `Ready`.
+    /// `Accepted`, `Available` and `Ready`; `SigningKeys` where the endpoint has tokens of its own.
     #[serde(default)]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,

@@ -299,6 +299,11 @@ fn rsa(modulus: &[u8], exponent: &[u8]) -> Result<DecodingKey, Flaw> {
     if !(2048..=8192).contains(&bits) || size.is_some_and(|size| size < 65537) {
         return Err(Flaw::Weak);
     }
+    // An even number is no exponent and no modulus; an exponent of more than 32 bits only costs time.
+    let odd = |number: &[u8]| number.last().is_some_and(|last| last % 2 == 1);
+    if !odd(modulus) || !odd(exponent) || size.is_none_or(|size| size > u32::MAX.into()) {
+        return Err(Flaw::Damaged);
+    }
     RsaPublicKeyComponents { n: modulus, e: exponent }
         .to_parsed_public_key(&RSA_PKCS1_2048_8192_SHA256)
         .map_err(|_| Flaw::Damaged)?;
@@ -326,3 +331,7 @@ fn cipher(algorithm: JwtAlgorithm) -> Algorithm {
         JwtAlgorithm::HS256 => Algorithm::HS256,
     }
 }
+
+#[cfg(test)]
+#[path = "jwks_tests.rs"]
+mod tests;

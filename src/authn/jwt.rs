@@ -245,3 +245,7 @@ fn same_audience(own: &str, claimed: &str) -> bool {
         _ => own == claimed,
     }
 }
+
+#[cfg(test)]
+#[path = "jwt_tests.rs"]
+mod tests;

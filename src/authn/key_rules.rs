@@ -109,7 +109,7 @@ fn form(key: &str) -> Result<u32, WeakKey> {
 
 /// Whether a published value is the key, a part of it, or the key a part of one. Short ones count only as a whole: the
 /// estimate deals with what is added to them.
-fn is_published(key: &str) -> bool {
+pub(crate) fn is_published(key: &str) -> bool {
     let shows = |example: &str| example.contains(key) || example.len() >= 12 && key.contains(example);
     PUBLISHED.iter().any(|example| shows(example))
 }

@@ -7,6 +7,10 @@ pub(crate) mod api_key;
 pub(crate) mod certificate;
 pub(crate) mod claims;
 pub(crate) mod credential;
+#[cfg(test)]
+mod fixtures;
+#[cfg(test)]
+mod forged;
 pub(crate) mod imported;
 pub(crate) mod jwks;
 pub(crate) mod jwt;

@@ -351,3 +351,7 @@ fn narrow(held: Option<&[String]>, asked: Option<Vec<String>>) -> Result<Option<
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
+
+#[cfg(test)]
+#[path = "token_tests.rs"]
+mod tests;

@@ -10,6 +10,7 @@ mod mcp_api_key;
 mod mcp_role;
 mod mcp_server;
 mod namespaces;
+mod replicas;
 mod status;
 
 use std::future::Future;

@@ -3,6 +3,7 @@
 //! One immutable [`Snapshot`] at a time, swapped whole; a request borrows one and so sees one policy. [`watch`]
 //! follows the cluster, [`files`] a directory; both feed the same [`Policy`].
 
+mod admission;
 pub(crate) mod files;
 pub(crate) mod freshness;
 pub(crate) mod snapshot;

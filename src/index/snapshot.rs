@@ -1,19 +1,14 @@
 //! The pure half: from objects to what a request needs, by the conversions that the conditions use too.
 
 use std::collections::{BTreeMap, HashMap};
-use std::net::IpAddr;
 use std::sync::Arc;
 
 use ipnet::IpNet;
-use jiff::Timestamp;
 use kube::ResourceExt;
 
-use crate::api::{
-    AuthenticationSpec, BlockedKind, BlockedSubject, ClientCertificateMode, ClusterMcpRole, KeyGeneration,
-    KeyState, McpApiKey, McpRole, McpServer, RoleKind, names,
-};
-use crate::authn::{Identity, KeyRecord, Method, Reason, Verifier, api_key};
-use crate::authz::role::HolderName;
+use super::admission::Holders;
+use crate::api::{ClusterMcpRole, KeyGeneration, KeyState, McpApiKey, McpRole, McpServer, RoleKind, names};
+use crate::authn::{KeyRecord, Verifier, api_key};
 use crate::authz::{Role, RoleId};
 
 /// The objects that a server sees, by name.
@@ -174,118 +169,9 @@ fn verifier(digest: &str) -> Option<Verifier> {
 }
 
 /// Whether the annotation asks for a revocation that was not carried out yet.
-fn asks_to_revoke(annotations: &BTreeMap<String, String>, handled: Option<&str>) -> bool {
+pub(super) fn asks_to_revoke(annotations: &BTreeMap<String, String>, handled: Option<&str>) -> bool {
     let asked = annotations.get(names::REVOKE_ANNOTATION).map(String::as_str);
     asked.is_some() && asked != handled
-}
-
-impl Snapshot {
-    /// Judges a proved identity under this policy: whether it may come in, or stay, and which roles it has. The time and
-    /// the address are those of the request, or of the stream.
-    ///
-    /// # Errors
-    /// [`Reason`] says why it may not.
-    pub(crate) fn admit(
-        &self,
-        identity: &Identity,
-        client_ip: IpAddr,
-        now: Timestamp,
-    ) -> Result<Arc<[Arc<Role>]>, Reason> {
-        if identity.method == Method::Operator {
-            return Ok(Arc::default());
-        }
-        let server = self.server.as_ref().ok_or(Reason::MethodDisabled)?;
-        let authentication = &server.spec.authentication;
-        if !is_enabled(authentication, identity) {
-            return Err(Reason::MethodDisabled);
-        }
-        if authentication.blocked.iter().any(|blocked| names_caller(blocked, identity)) {
-            return Err(Reason::Blocked);
-        }
-        if identity.expires_at.is_some_and(|end| end <= now) {
-            return Err(Reason::Expired);
-        }
-        if identity.method == Method::Token {
-            let status = server.status.as_ref().and_then(|status| status.authentication.as_ref());
-            if asks_to_revoke(server.annotations(), status.and_then(|s| s.handled_revoke.as_deref())) {
-                return Err(Reason::Revoked);
-            }
-        }
-        match identity.key_id() {
-            Some(id) => {
-                let named = self.keys.get(id).filter(|key| key.record.identity == identity.subject);
-                let key = named.ok_or(Reason::UnknownKey)?;
-                key.record.usable(client_ip, now)?;
-                Ok(key.roles.clone())
-            }
-            None => Ok(self.holders.roles_of(identity)),
-        }
-    }
-}
-
-/// Whether the server accepts what proved the identity, and what its token was made for.
-fn is_enabled(spec: &AuthenticationSpec, identity: &Identity) -> bool {
-    let accepts = |method: Method| match method {
-        Method::ApiKey => spec.api_keys.enabled,
-        Method::Jwt => spec.jwt.iter().any(|issuer| Some(&issuer.issuer) == identity.issuer.as_ref()),
-        Method::Token => spec.tokens.enabled,
-        Method::ServiceAccount => spec.service_accounts.enabled,
-        Method::Basic => spec.basic.enabled,
-        Method::ClientCertificate => matches!(
-            spec.client_certificates.mode,
-            ClientCertificateMode::VerifyIfGiven | ClientCertificateMode::RequireAndVerify
-        ),
-        Method::Anonymous => spec.anonymous.unsafe_enabled,
-        Method::Operator => false,
-    };
-    accepts(identity.method) && identity.origin.as_ref().is_none_or(|origin| accepts(origin.method))
-}
-
-fn names_caller(blocked: &BlockedSubject, identity: &Identity) -> bool {
-    if blocked.issuer.is_some() && blocked.issuer != identity.issuer {
-        return false;
-    }
-    match blocked.kind {
-        BlockedKind::User => identity.subject == blocked.name,
-        BlockedKind::Group => identity.groups.contains(&blocked.name),
-        BlockedKind::ServiceAccount => {
-            let name =
-                identity.subject.strip_prefix("system:serviceaccount:").and_then(|s| s.split_once(':'));
-            name.is_some_and(|(namespace, name)| blocked.name.split_once('/') == Some((namespace, name)))
-        }
-        BlockedKind::Credential => {
-            let origin = identity.origin.as_ref().map(|origin| &origin.credential_id);
-            identity.credential_id == blocked.name || origin == Some(&blocked.name)
-        }
-    }
-}
-
-/// Roles by those who hold them, so that a decision does not depend on the number of roles.
-#[derive(Debug, Default)]
-pub(super) struct Holders(HashMap<HolderName, Vec<(Option<String>, Arc<Role>)>>);
-
-impl Holders {
-    fn of<'a>(roles: impl Iterator<Item = &'a Arc<Role>>) -> Self {
-        let mut held: HashMap<_, Vec<_>> = HashMap::new();
-        for role in roles {
-            for holder in role.subjects() {
-                held.entry(holder.name.clone()).or_default().push((holder.issuer.clone(), role.clone()));
-            }
-        }
-        Self(held)
-    }
-
-    /// The roles of an identity, each once, in the order of their names.
-    fn roles_of(&self, identity: &Identity) -> Arc<[Arc<Role>]> {
-        let names = std::iter::once(HolderName::User(identity.subject.clone()))
-            .chain(identity.groups.iter().cloned().map(HolderName::Group));
-        let held = names.filter_map(|name| self.0.get(&name)).flatten();
-        let vouched = held.filter(|(issuer, _)| issuer.is_none() || *issuer == identity.issuer);
-        let mut roles: Vec<Arc<Role>> = vouched.map(|(_, role)| role.clone()).collect();
-        roles.sort_by(|a, b| a.id().cmp(b.id()));
-        roles.dedup_by(|a, b| a.id() == b.id());
-        roles.into()
-    }
 }
 
 #[cfg(test)]
