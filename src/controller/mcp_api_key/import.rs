@@ -64,6 +64,7 @@ pub(super) async fn take(
                 *problem = Some(found);
                 return Ok(Found::Settled);
             }
+            Step::Full => return Ok(Found::Settled),
             Step::Rest => {
                 // What the operator made before the key was imported has been replaced.
                 secret::remove(&secrets, key).await?;
@@ -101,6 +102,8 @@ fn ended(key: &McpApiKey, status: &McpApiKeyStatus, rules: &Rules, now: Timestam
 enum Step {
     /// It is in use.
     Rest,
+    /// As many generations as a status can hold are still accepted; it waits until one of them ends.
+    Full,
     /// The status is written.
     Write(Change),
     /// The replicas are asked whether they accept this generation.
@@ -114,7 +117,7 @@ fn next_step(status: &McpApiKeyStatus, resolved: Resolved, rules: &Rules, now: T
     let keys = &status.keys;
     match resolved {
         Resolved::Over(id) => Step::Problem(over(keys, &id)),
-        Resolved::New { .. } if !generations::have_room(keys) => Step::Rest,
+        Resolved::New { .. } if !generations::have_room(keys) => Step::Full,
         Resolved::New { id, digest } => {
             // What was under way is given up: another text has taken its place before anybody accepted it.
             let keys = generations::revoked(keys, |generation| generation.state == KeyState::Pending);

@@ -244,7 +244,9 @@ async fn clean_one(context: &Context, server: &McpServer) -> Result<(), Transien
     let stale = file.keys.iter().filter(|entry| !is_wanted(&entry.key));
     let stale: Vec<String> = stale.map(|entry| entry.id.clone()).collect();
     if !stale.is_empty() {
-        stale.iter().for_each(|id| drop(file.keys.remove(id)));
+        for id in &stale {
+            file.keys.remove(id);
+        }
         file.write(&secrets).await?;
     }
     Ok(())

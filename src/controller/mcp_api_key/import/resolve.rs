@@ -76,14 +76,18 @@ pub(super) fn resolve(
         Some(entry) => entry.clone(),
         None => {
             for file in files.iter_mut() {
-                own.iter().for_each(|entry| drop(file.remove(&entry.id)));
+                for entry in &own {
+                    file.remove(&entry.id);
+                }
             }
             let Some(first) = files.first_mut() else { return Err(AddImportedKey::Id) };
             first.add(imported::id(&fresh.id), name, text, fresh.salt)?.clone()
         }
     };
     for file in files.iter_mut() {
-        own.iter().filter(|other| other.id != entry.id).for_each(|other| drop(file.remove(&other.id)));
+        for other in own.iter().filter(|other| other.id != entry.id) {
+            file.remove(&other.id);
+        }
         if !file.iter().any(|held| held.id == entry.id && held.fingerprint() == entry.fingerprint()) {
             file.copy(&entry, text);
         }
@@ -117,7 +121,9 @@ pub(super) fn prune(files: &mut [ImportedKeys], name: &str, keys: &[KeyGeneratio
                 && !keys.iter().any(|generation| generation.id == entry.id)
         };
         let stale: Vec<String> = file.iter().filter(is_stale).map(|entry| entry.id.clone()).collect();
-        stale.iter().for_each(|id| drop(file.remove(id)));
+        for id in &stale {
+            file.remove(id);
+        }
     }
 }
 
