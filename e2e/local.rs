@@ -25,7 +25,10 @@ impl Drop for Serving {
         let _ = self.0.kill();
         let _ = self.0.wait();
         if std::thread::panicking() {
-            eprintln!("--- log of serve --from\n{}", self.log());
+            // What it has recorded is not what went wrong with it.
+            let log = self.log();
+            let lines: Vec<_> = log.lines().filter(|line| !line.contains("event_id")).collect();
+            eprintln!("--- log of serve --from\n{}", lines.join("\n"));
         }
     }
 }

@@ -74,7 +74,9 @@ async function sign(json) {
   const signer = await importJWK(keys[0], algorithm);
   const bytes = new TextEncoder().encode(JSON.stringify(claims));
   const protect = { alg: algorithm, kid: keys[0].kid, typ: 'at+jwt', ...header };
-  return new CompactSign(bytes).setProtectedHeader(protect).sign(signer);
+  // The library wants to know that we mean what we call critical.
+  const crit = Object.fromEntries((header.crit ?? []).map((name) => [name, true]));
+  return new CompactSign(bytes).setProtectedHeader(protect).sign(signer, { crit });
 }
 
 const commands = {
