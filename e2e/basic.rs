@@ -49,7 +49,11 @@ pub(crate) fn users(lines: &[String]) -> String {
 }
 
 /// `tools/list` with a user name and a password.
-pub(crate) async fn login(wire: &Wire, user: &str, password: &str) -> Result<Response<bytes::Bytes>, Failure> {
+pub(crate) async fn login(
+    wire: &Wire,
+    user: &str,
+    password: &str,
+) -> Result<Response<bytes::Bytes>, Failure> {
     let value = format!("Basic {}", BASE64_STANDARD.encode(format!("{user}:{password}")));
     wire.list_as(&[("authorization", &value)]).await
 }
@@ -100,7 +104,9 @@ async fn users_of_the_secret_have_their_roles_and_a_wrong_password_is_a_failure_
         tools(&wire, "ann", "another one, 7 words").await
     })
     .await;
-    for (user, password) in [("ann", "correct horse: battery staple"), ("bob", "gr\u{fc}\u{df} dich, 4 Welten")] {
+    for (user, password) in
+        [("ann", "correct horse: battery staple"), ("bob", "gr\u{fc}\u{df} dich, 4 Welten")]
+    {
         let answer = login(&wire, user, password).await.expect("an answer");
         assert_eq!(answer.status(), StatusCode::UNAUTHORIZED, "{user} is no more");
     }
@@ -134,7 +140,12 @@ async fn a_flood_of_wrong_passwords_locks_nobody_out_and_costs_little() {
     while began.elapsed() < Duration::from_secs(9) {
         let asked = Instant::now();
         let answer = login(&wire, "ann", right).await.expect("an answer");
-        assert_eq!(answer.status(), StatusCode::OK, "the right password, {:?} into the flood", began.elapsed());
+        assert_eq!(
+            answer.status(),
+            StatusCode::OK,
+            "the right password, {:?} into the flood",
+            began.elapsed()
+        );
         longest = longest.max(asked.elapsed());
         let answer = wire.list_as(&[("x-api-key", &endpoint.viewer)]).await.expect("an answer");
         assert_eq!(answer.status(), StatusCode::OK, "a key, {:?} into the flood", began.elapsed());

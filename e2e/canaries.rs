@@ -97,7 +97,14 @@ async fn fail_everywhere(wire: &Wire, key: &str, canaries: &mut Canaries, answer
         let token = canaries.token(issuer, "a token in the header");
         send(wire, wire.list(&[("authorization", &format!("Bearer {token}"))], false), answers).await;
     }
-    for header in ["x-api-key", "authorization", "cookie", "proxy-authorization", "x-auth-token", "x-amz-security-token"] {
+    for header in [
+        "x-api-key",
+        "authorization",
+        "cookie",
+        "proxy-authorization",
+        "x-auth-token",
+        "x-amz-security-token",
+    ] {
         for scheme in ["", "Bearer ", "ApiKey ", "Token ", "Digest "] {
             let value = format!("{scheme}{}", canaries.plain(header));
             send(wire, wire.list(&[(header, &value)], false), answers).await;
@@ -148,7 +155,9 @@ async fn put_in_arguments(wire: &Wire, keys: &[&str], canaries: &mut Canaries, a
             let nested = json!({"options": {"credentials": [{"password": canaries.plain("deep inside")}]}});
             send(wire, call(wire, key, tool, &nested), answers).await;
             // Under a name that promises nothing only what looks like a secret is one.
-            for value in [canaries.key("a harmless name"), canaries.token("https://a.example", "a harmless name")] {
+            for value in
+                [canaries.key("a harmless name"), canaries.token("https://a.example", "a harmless name")]
+            {
                 for name in ["namespace", "name", "labelSelector"] {
                     send(wire, call(wire, key, tool, &json!({name: value})), answers).await;
                 }
@@ -232,9 +241,7 @@ async fn a_hundred_secrets_sent_everywhere_appear_nowhere() {
         canaries.plain("the key of HS256") + "0123456789",
         canaries.plain("an imported key"),
     );
-    let secret = |name: &str, entry: &str, value: &str| {
-        json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name}, "stringData": {entry: value}})
-    };
+    let secret = |name: &str, entry: &str, value: &str| json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name}, "stringData": {entry: value}});
     let manifests = format!(
         "{}\n---\n{}\n---\n{}\n---\n{}\n---\n{}",
         users(&[format!("ann:{}", hash(&password))]),
@@ -257,7 +264,8 @@ async fn a_hundred_secrets_sent_everywhere_appear_nowhere() {
     let claims = json!({"iss": "https://issuer.example", "aud": endpoint.resource(), "sub": "ann", "exp": now + 300, "iat": now});
     let signing = EncodingKey::from_secret(hmac.as_bytes());
     let token = jsonwebtoken::encode(&Header::new(Algorithm::HS256), &claims, &signing).expect("signed");
-    let account = kubectl(&["create", "token", "-n", &namespace, "robot", "--audience", &endpoint.resource()]);
+    let account =
+        kubectl(&["create", "token", "-n", &namespace, "robot", "--audience", &endpoint.resource()]);
     let basic = BASE64_STANDARD.encode(format!("ann:{password}"));
     let own = eventually("tokens are made", Duration::from_secs(60), async || {
         endpoint.token(&endpoint.viewer).await.ok()

@@ -39,7 +39,8 @@ async fn a_strong_key_from_elsewhere_works_once_its_condition_says_so() {
         let answer = replica.list_as(&[("x-api-key", STRONG)]).await.expect("an answer");
         assert_eq!(answer.status(), StatusCode::OK);
     }
-    let digest = object(namespace, "mcpapikey", "legacy").expect("the key")["status"]["keys"][0]["digest"].clone();
+    let digest =
+        object(namespace, "mcpapikey", "legacy").expect("the key")["status"]["keys"][0]["digest"].clone();
     assert!(digest.as_str().is_some_and(|digest| digest.starts_with("argon2id:")), "{digest}");
     let hashes = secret(namespace, "ops-mcp-imported", "imported.json").expect("the hashes");
     assert!(!hashes.contains(STRONG), "the key itself is not among them");
@@ -71,12 +72,13 @@ async fn weak_and_published_keys_are_refused_with_a_condition_that_does_not_repe
     ];
     apply(namespace, &weak.iter().map(|(name, key)| import(name, key)).collect::<String>());
     for (name, key) in weak {
-        let (reason, message) = eventually(&format!("{name} is refused"), Duration::from_secs(60), async || {
-            let object = object(namespace, "mcpapikey", name)?;
-            let found = ["Accepted", "Ready"].iter().find_map(|kind| condition(&object, kind))?;
-            (found.0 == "False").then_some((found.1, found.2))
-        })
-        .await;
+        let (reason, message) =
+            eventually(&format!("{name} is refused"), Duration::from_secs(60), async || {
+                let object = object(namespace, "mcpapikey", name)?;
+                let found = ["Accepted", "Ready"].iter().find_map(|kind| condition(&object, kind))?;
+                (found.0 == "False").then_some((found.1, found.2))
+            })
+            .await;
         eprintln!("{name}: {reason}: {message}");
         assert!(!message.contains(key), "{name}: {message}");
         assert_eq!(status(&wire, key).await, StatusCode::UNAUTHORIZED, "{name}");

@@ -48,8 +48,9 @@ fn certificate() -> (String, String, String) {
 impl Issuer {
     /// Starts one whose tokens are for a resource.
     pub(crate) fn start(algorithm: &str, resource: &str) -> Self {
-        let variable =
-            |name: &str| std::env::var(name).unwrap_or_else(|_| panic!("{name} is not set: run by `just e2e`"));
+        let variable = |name: &str| {
+            std::env::var(name).unwrap_or_else(|_| panic!("{name} is not set: run by `just e2e`"))
+        };
         let directory = tempfile::tempdir().expect("a directory");
         let (ca, leaf, key) = certificate();
         let (leaf_file, key_file) = (directory.path().join("leaf.pem"), directory.path().join("key.pem"));

@@ -125,7 +125,9 @@ async fn every_token_that_is_not_for_us_now_and_by_the_issuer_is_refused_alike()
         for (name, value) in changes {
             match value {
                 Value::Null => claims.as_object_mut().and_then(|claims| claims.remove(*name)),
-                value => claims.as_object_mut().and_then(|claims| claims.insert((*name).into(), value.clone())),
+                value => {
+                    claims.as_object_mut().and_then(|claims| claims.insert((*name).into(), value.clone()))
+                }
             };
         }
         claims
@@ -141,7 +143,10 @@ async fn every_token_that_is_not_for_us_now_and_by_the_issuer_is_refused_alike()
         ("another issuer's name", issuer.sign(&changed(&[("iss", json!("https://evil.example"))]))),
         ("without a user", issuer.sign(&changed(&[("sub", Value::Null)]))),
         ("of another type", issuer.sign(&changed(&[("header", json!({"typ": "id_token"}))]))),
-        ("with a critical header", issuer.sign(&changed(&[("header", json!({"b64x": 1, "crit": ["b64x"]}))]))),
+        (
+            "with a critical header",
+            issuer.sign(&changed(&[("header", json!({"b64x": 1, "crit": ["b64x"]}))])),
+        ),
         ("another's key", stranger.sign(&claims)),
         ("another's key under the right id", {
             let head = good.split('.').next().expect("a header");
@@ -253,11 +258,9 @@ async fn the_metadata_of_the_resource_is_at_its_three_places() {
     let address: http::Uri = named.parse().expect("an address");
     assert!(named.starts_with("https://"), "{named}");
     let mut documents = Vec::new();
-    for path in [
-        address.path(),
-        "/.well-known/oauth-protected-resource/mcp",
-        "/.well-known/oauth-protected-resource",
-    ] {
+    for path in
+        [address.path(), "/.well-known/oauth-protected-resource/mcp", "/.well-known/oauth-protected-resource"]
+    {
         let (status, document) = get(&local.wire, path).await;
         assert_eq!(status, StatusCode::OK, "{path}");
         assert_eq!(document["resource"], resource, "{path}: {document}");

@@ -168,7 +168,8 @@ async fn serial_fifty_rotations_of_a_key_under_load_refuse_no_request_that_shoul
         if KILLS.contains(&number) {
             // At another moment of the rotation each time.
             tokio::time::sleep(Duration::from_millis(number as u64 * 12)).await;
-            let arguments = ["delete", "pod", "-n", OPERATOR_NAMESPACE, "-l", "app.kubernetes.io/name=portcullis"];
+            let arguments =
+                ["delete", "pod", "-n", OPERATOR_NAMESPACE, "-l", "app.kubernetes.io/name=portcullis"];
             let output = try_kubectl(&[&arguments[..], &["--force", "--grace-period=0"]].concat(), "");
             assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         }
@@ -190,7 +191,11 @@ async fn serial_fifty_rotations_of_a_key_under_load_refuse_no_request_that_shoul
     let old = old.await.expect("the holder of old keys");
     let mut outcome = load.stop().await;
     times.sort_unstable();
-    eprintln!("a rotation takes {:?} (median), {:?} (longest)", times[times.len() / 2], times[times.len() - 1]);
+    eprintln!(
+        "a rotation takes {:?} (median), {:?} (longest)",
+        times[times.len() / 2],
+        times[times.len() - 1]
+    );
     outcome.assert_none_refused("50 rotations of a key");
     assert!(outcome.rate() > 450.0, "{:.0} a second", outcome.rate());
 
@@ -198,7 +203,11 @@ async fn serial_fifty_rotations_of_a_key_under_load_refuse_no_request_that_shoul
         old.ended.values().filter(|(passed, _)| *passed).count(),
         old.ended.values().filter(|(_, refused)| *refused).count(),
     );
-    eprintln!("old keys: {} questions about {} keys, {kept} passed, {gone} ended", old.asked, old.ended.len());
+    eprintln!(
+        "old keys: {} questions about {} keys, {kept} passed, {gone} ended",
+        old.asked,
+        old.ended.len()
+    );
     assert!(old.wrong.is_empty(), "answers on the wrong side of the end: {:?}", old.wrong);
     let plaintexts = seen.lock().expect("not poisoned").plaintexts.clone();
     assert_eq!(plaintexts.len(), ROTATIONS + 1, "each rotation published one key");

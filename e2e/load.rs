@@ -82,7 +82,8 @@ impl Outcome {
             self.latencies.last().copied().unwrap_or_default(),
         );
         let some = self.refusals.iter().take(20);
-        let some: Vec<_> = some.map(|one| format!("at {:.3} s, {}: {}", one.at, one.label, one.why)).collect();
+        let some: Vec<_> =
+            some.map(|one| format!("at {:.3} s, {}: {}", one.at, one.label, one.why)).collect();
         assert!(self.refusals.is_empty(), "{what}: {} refused: {some:#?}", self.refusals.len());
     }
 }

@@ -77,10 +77,7 @@ impl Local {
         })
         .await;
         let wire = Wire::to(&url, &ca);
-        eventually("it answers", Duration::from_secs(20), async || {
-            wire.list_as(&[]).await.ok()
-        })
-        .await;
+        eventually("it answers", Duration::from_secs(20), async || wire.list_as(&[]).await.ok()).await;
         Self { namespace, wire, serving, _directory: directory }
     }
 

@@ -25,9 +25,10 @@ impl CutOff {
         let script = ["INPUT", "FORWARD"]
             .map(|chain| format!("iptables -w {action} {chain} -s {ip} -p tcp --dport 6443 -j DROP"))
             .into_iter()
-            .chain(["OUTPUT", "FORWARD"].map(|chain| {
-                format!("iptables -w {action} {chain} -d {ip} -p tcp --sport 6443 -j DROP")
-            }))
+            .chain(
+                ["OUTPUT", "FORWARD"]
+                    .map(|chain| format!("iptables -w {action} {chain} -d {ip} -p tcp --sport 6443 -j DROP")),
+            )
             .collect::<Vec<_>>()
             .join(" && ");
         let output = Command::new("docker").args(["exec", &self.node, "sh", "-c", &script]).output();
@@ -61,7 +62,9 @@ async fn a_replica_that_misses_its_watch_for_half_a_minute_says_so() {
     let endpoint = Endpoint::start("missed", 2).await;
     let namespace = endpoint.namespace();
     let pods = objects(&["pods", "-n", namespace, "-l", "portcullis.dev/server=ops"]);
-    let text = |number: usize, path: &str| pods[number].pointer(path).and_then(|v| v.as_str()).expect("text").to_owned();
+    let text = |number: usize, path: &str| {
+        pods[number].pointer(path).and_then(|v| v.as_str()).expect("text").to_owned()
+    };
     let (pod, other) = (text(0, "/metadata/name"), text(1, "/metadata/name"));
     assert!(page(namespace, &pod, "readyz").0);
     let fresh = age(namespace, &pod).expect("the metric is there");
@@ -82,7 +85,8 @@ async fn a_replica_that_misses_its_watch_for_half_a_minute_says_so() {
     assert!(page(namespace, &pod, "livez").0, "it is alive: a restart would not help");
     assert!(page(namespace, &other, "readyz").0, "the other replica is well");
     eventually("the Service leaves it out", Duration::from_secs(40), async || {
-        let slices = objects(&["endpointslices", "-n", namespace, "-l", "kubernetes.io/service-name=ops-mcp"]);
+        let slices =
+            objects(&["endpointslices", "-n", namespace, "-l", "kubernetes.io/service-name=ops-mcp"]);
         let endpoints = slices.iter().filter_map(|slice| slice["endpoints"].as_array()).flatten();
         let ready = endpoints.filter(|endpoint| endpoint["conditions"]["ready"] == true);
         (ready.count() == 1).then_some(())

@@ -14,7 +14,9 @@ use serde_json::{Value, json};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::cluster::{OPERATOR_NAMESPACE, apply, client, condition, eventually, kubectl, objects, try_kubectl};
+use crate::cluster::{
+    OPERATOR_NAMESPACE, apply, client, condition, eventually, kubectl, objects, try_kubectl,
+};
 use crate::load::key_id;
 use crate::server::{Endpoint, Wishes};
 use crate::signing_rotation::part;
@@ -103,8 +105,7 @@ async fn ask(
     let (mut accepted, mut refused) = (None, None);
     while !stop.is_cancelled() {
         sender.ready().await.expect("open");
-        let answer =
-            sender.send_request(wire.list(&[(header.0, &header.1)], true)).await.expect("an answer");
+        let answer = sender.send_request(wire.list(&[(header.0, &header.1)], true)).await.expect("an answer");
         let status = answer.status();
         answer.into_body().collect().await.expect("a body");
         match status {
@@ -181,9 +182,15 @@ impl Replicas {
         stop.cancel();
         let asked = asking.join_all().await;
         let ended = ended.unwrap_or_else(|_| panic!("{what}: a stream is still open after 15 s: {asked:?}"));
-        assert!(asked.iter().all(|(_, refused)| refused.is_some()), "{what}: a replica lets it in: {asked:?}");
+        assert!(
+            asked.iter().all(|(_, refused)| refused.is_some()),
+            "{what}: a replica lets it in: {asked:?}"
+        );
         let last = asked.iter().filter_map(|(accepted, _)| *accepted).max().expect("it was let in before");
-        Measured { last_accepted: last.saturating_duration_since(began), streams: ended.duration_since(began) }
+        Measured {
+            last_accepted: last.saturating_duration_since(began),
+            streams: ended.duration_since(began),
+        }
     }
 }
 
@@ -195,7 +202,8 @@ fn judge(what: &str, measured: &[Measured]) {
         times
     };
     let (accepted, streams) = (sorted(|one| one.last_accepted), sorted(|one| one.streams));
-    let at = |times: &[Duration], share: f64| times[((times.len() as f64 * share).ceil() as usize).max(1) - 1];
+    let at =
+        |times: &[Duration], share: f64| times[((times.len() as f64 * share).ceil() as usize).max(1) - 1];
     eprintln!(
         "{what}, {} times over 3 replicas: last accepted after {:?} (median), {:?} (p99), {:?} (longest); streams closed after {:?} (median), {:?} (longest)",
         measured.len(),

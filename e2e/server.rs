@@ -126,7 +126,15 @@ spec:
         let mut wires = Vec::new();
         for pod in running {
             let pod = pod["metadata"]["name"].as_str().expect("a name");
-            kubectl(&["label", "-n", self.namespace(), "--overwrite", "pod", pod, &format!("e2e/replica={pod}")]);
+            kubectl(&[
+                "label",
+                "-n",
+                self.namespace(),
+                "--overwrite",
+                "pod",
+                pod,
+                &format!("e2e/replica={pod}"),
+            ]);
             let service = json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": pod},
                 "spec": {"type": "NodePort", "selector": {"e2e/replica": pod},
                     "ports": [{"port": 443, "targetPort": 8443}]}});

@@ -72,8 +72,7 @@ async fn serial_twenty_rotations_of_the_signing_key_under_load_fail_no_request()
             Shown::token(token, part(token, 0)["kid"].to_string())
         }
     };
-    let ways: Vec<Wire> =
-        endpoint.replicas().await.into_iter().chain([Wire::new(&endpoint)]).collect();
+    let ways: Vec<Wire> = endpoint.replicas().await.into_iter().chain([Wire::new(&endpoint)]).collect();
     let load = Load::start(&ways, 8, 500, credential);
     tokio::time::sleep(Duration::from_secs(2)).await;
 
@@ -105,7 +104,11 @@ async fn serial_twenty_rotations_of_the_signing_key_under_load_fail_no_request()
     let refused = exchanging.await.expect("the exchange");
     let mut outcome = load.stop().await;
     times.sort_unstable();
-    eprintln!("a rotation takes {:?} (median), {:?} (longest)", times[times.len() / 2], times[times.len() - 1]);
+    eprintln!(
+        "a rotation takes {:?} (median), {:?} (longest)",
+        times[times.len() / 2],
+        times[times.len() - 1]
+    );
     outcome.assert_none_refused("20 rotations of the signing key");
     assert!(refused.is_empty(), "exchanges for a token that failed: {refused:?}");
     assert!(outcome.rate() > 450.0, "{:.0} a second", outcome.rate());

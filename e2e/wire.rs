@@ -8,9 +8,9 @@ use http_body_util::{BodyExt, Full};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use serde_json::{Value, json};
 use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
-use serde_json::{Value, json};
 
 use crate::server::Endpoint;
 
@@ -116,11 +116,8 @@ impl Wire {
 
     /// `tools/list` with headers that prove who is calling, for HTTP/2 where `absolute`.
     pub(crate) fn list(&self, headers: &[(&str, &str)], absolute: bool) -> Request<Full<Bytes>> {
-        let path = if absolute {
-            format!("https://{}:{}/mcp", self.host, self.port)
-        } else {
-            "/mcp".to_owned()
-        };
+        let path =
+            if absolute { format!("https://{}:{}/mcp", self.host, self.port) } else { "/mcp".to_owned() };
         let mut builder = Request::builder()
             .method("POST")
             .uri(path)

@@ -25,6 +25,7 @@ fn a_token_of_every_algorithm_says_who_is_calling() {
             issuer: Some(ISSUER.into()),
             groups: vec!["sre".into(), "dev".into()],
             scopes: Some(vec!["k8s:pods:list".into()]),
+            issued_at: Some(at(NOW)),
             expires_at: Some(at(NOW + 330)),
             ..Identity::new(Method::Jwt, "ann", "token-1")
         };

@@ -83,6 +83,7 @@ fn a_token_carries_the_caller_for_whom_it_was_made() {
             method: Method::Token,
             credential_id: "07".repeat(16),
             origin: Some(Origin { method, credential_id: "0123456789abcdef".into() }),
+            issued_at: Some(at(NOW)),
             expires_at: Some(at(NOW + 930)),
             ..caller.clone()
         };

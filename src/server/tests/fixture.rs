@@ -190,7 +190,11 @@ pub(super) async fn start_with(setup: Setup<'_>) -> Fixture {
     let client = client.expect("a client");
     let materials = Materials::given(Default::default());
     let parts = ServeParts {
-        authenticator: Authenticator::new(client.clone(), materials.clone(), authenticator::Settings::default()),
+        authenticator: Authenticator::new(
+            client.clone(),
+            materials.clone(),
+            authenticator::Settings::default(),
+        ),
         client,
         policy: policy.clone(),
         audit,
