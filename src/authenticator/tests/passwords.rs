@@ -1,7 +1,7 @@
 //! Passwords and imported keys: proved, remembered, throttled, and ended with their hash.
 
 use std::net::{IpAddr, Ipv4Addr};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use secrecy::SecretString;
 use serde_json::json;
@@ -69,30 +69,38 @@ async fn failures_are_throttled_before_hashing_and_do_not_hold_up_who_is_right()
     let lines = format!("{}\n{}\n", line("ann", PASSWORD, 1), line("bob", PASSWORD, 2));
     let fixture = follow(&spec(), users(&lines), times());
     assert!(fixture.prove_from(HERE, basic("ann", PASSWORD)).await.is_ok());
-    for _ in 0..5 {
-        assert_eq!(fixture.prove_from(HERE, basic("ann", "wrong")).await, Err(Reason::WrongPassword));
-    }
     let started = Instant::now();
-    for _ in 0..1_000 {
-        assert_eq!(fixture.prove_from(HERE, basic("ann", "wrong")).await, Err(Reason::Throttled));
-    }
-    for _ in 0..1_000 {
+    let failures = failures_until_throttled(&fixture, |_| "ann".to_owned()).await;
+    // An attempt comes back every 12 seconds, and a machine may be slow.
+    let returned = started.elapsed().as_secs() as usize / 12;
+    assert!((5..=5 + returned).contains(&failures), "{failures}");
+    let hash = started.elapsed() / failures as u32;
+
+    let refused = Instant::now();
+    for _ in 0..500 {
+        let _ = fixture.prove_from(HERE, basic("ann", "wrong")).await;
         assert!(fixture.prove_from(HERE, basic("ann", PASSWORD)).await.is_ok(), "remembered");
     }
-    // Two thousand hashes would take minutes.
-    assert!(started.elapsed() < Duration::from_secs(20), "nothing was hashed: {:?}", started.elapsed());
+    assert!(refused.elapsed() < hash * 50, "something was hashed: {:?}, {hash:?} each", refused.elapsed());
+
     assert!(fixture.prove_from(HERE, basic("bob", PASSWORD)).await.is_ok(), "another user");
     assert!(fixture.prove_from(THERE, basic("ann", PASSWORD)).await.is_ok(), "another address");
-    // Twenty of an address, and what comes back while they are hashed.
-    let mut throttled = false;
-    for i in 0..60 {
-        let stranger = basic(&format!("user{i}"), "wrong");
-        let outcome = fixture.prove_from(HERE, stranger).await;
-        throttled |= outcome == Err(Reason::Throttled);
-        assert!(i >= 15 || outcome == Err(Reason::WrongPassword), "{i}: {outcome:?}");
-    }
-    assert!(throttled, "the address");
+    let all = failures + failures_until_throttled(&fixture, |i| format!("user{i}")).await;
+    let returned = started.elapsed().as_secs() as usize / 6;
+    assert!((20..=20 + returned).contains(&all), "{all} failures of one address, {returned} came back");
     fixture.stop().await;
+}
+
+/// How many wrong passwords are tried before an attempt is throttled, each of the user of its number.
+async fn failures_until_throttled(fixture: &Fixture, user: impl Fn(usize) -> String) -> usize {
+    for i in 0..200 {
+        match fixture.prove_from(HERE, basic(&user(i), "wrong")).await {
+            Err(Reason::WrongPassword) => {}
+            Err(Reason::Throttled) => return i,
+            other => panic!("{other:?}"),
+        }
+    }
+    panic!("nobody is throttled");
 }
 
 #[tokio::test]
@@ -110,7 +118,6 @@ async fn too_many_at_a_time_are_refused_and_cost_nobody_an_attempt() {
         let outcome = fixture.prove_from(address(99), basic("ann", "wrong")).await;
         assert_eq!(outcome, Err(Reason::WrongPassword), "what was not tried is no failure");
     }
-    assert_eq!(fixture.prove_from(address(99), basic("ann", "wrong")).await, Err(Reason::Throttled));
     fixture.stop().await;
 }
 
