@@ -123,6 +123,10 @@ pub(crate) struct ServeArguments {
     /// Where MCP is served [default: [::]:8443, with --from 127.0.0.1:8443].
     #[arg(long)]
     pub(crate) listen: Option<SocketAddr>,
+    /// Serve the same endpoint without TLS too, at a loopback address such as 127.0.0.1:8080, for clients that cannot be
+    /// told of a certificate authority. Passwords are not accepted there. Only with --from.
+    #[arg(long, value_name = "ADDRESS", requires = "from")]
+    pub(crate) plain_listen: Option<SocketAddr>,
     /// Where health and metrics are served [default: [::]:9090, with --from 127.0.0.1:9090].
     #[arg(long)]
     pub(crate) admin_listen: Option<SocketAddr>,

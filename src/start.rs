@@ -100,6 +100,7 @@ async fn serve_object(arguments: ServeArguments) -> anyhow::Result<()> {
         pod_ip: Some(arguments.pod_ip),
         listen: arguments.listen.unwrap_or_else(|| everywhere(names::HTTPS_PORT)),
         tls_dir: PathBuf::from(TLS_DIRECTORY),
+        plain_listen: None,
         internal: Some(InternalConfig {
             listen: everywhere(names::INTERNAL_PORT),
             tls_dir: PathBuf::from(INTERNAL_TLS_DIRECTORY),

@@ -50,6 +50,8 @@ pub(crate) struct Presented {
     pub(crate) certificate: Option<Certificate>,
     /// Where it comes from.
     pub(crate) client_ip: IpAddr,
+    /// Whether nobody on the way could read it.
+    pub(crate) is_secure: bool,
 }
 
 /// A certificate that a client showed. Its holder has the private key in every case: the handshake sees to that.
@@ -130,6 +132,8 @@ impl Authenticator {
             Ok(Credential::ApiKey(_)) => Err(Reason::UnknownKey),
             Ok(Credential::ImportedKey(text)) => self.prove_imported(snapshot, spec, &text, client_ip).await,
             Ok(Credential::Jwt(text)) => self.prove_token(snapshot, spec, text.expose_secret()).await,
+            // A password is used elsewhere too: it is not taken from where others can read.
+            Ok(Credential::Basic { .. }) if !presented.is_secure => Err(Reason::Insecure),
             Ok(Credential::Basic { user, password }) => {
                 let parts = self.parts(snapshot);
                 let users = parts.users.as_ref().filter(|_| spec.basic.enabled);

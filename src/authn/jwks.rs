@@ -157,6 +157,7 @@ impl KeySet {
     }
 
     /// Whether there is a key of this id.
+    #[cfg(test)]
     pub(crate) fn knows(&self, id: &str) -> bool {
         self.0.iter().any(|key| key.id.as_deref() == Some(id))
     }

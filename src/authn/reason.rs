@@ -15,6 +15,9 @@ pub(crate) enum Reason {
     /// The credential is larger than any that is accepted.
     #[error("credential too large")]
     TooLarge,
+    /// A password came over a connection that others can read.
+    #[error("password without TLS")]
+    Insecure,
     /// The server does not accept credentials of this method.
     #[error("method is not enabled")]
     MethodDisabled,
@@ -106,6 +109,7 @@ impl Reason {
             Reason::Ambiguous => "ambiguous",
             Reason::UnknownForm => "unknown_form",
             Reason::TooLarge => "too_large",
+            Reason::Insecure => "insecure",
             Reason::MethodDisabled => "method_disabled",
             Reason::UnknownKey => "unknown_key",
             Reason::WrongKey => "wrong_key",

@@ -50,14 +50,6 @@ pub(super) enum AskReplicas {
     /// There is nothing to prove with who is asking.
     #[error(transparent)]
     Prove(#[from] Prove),
-    /// One of them did not answer.
-    #[error("pod {pod:?}: {source}")]
-    Replica {
-        /// Name of the pod.
-        pod: String,
-        /// Why it did not.
-        source: Call,
-    },
 }
 
 /// Why the operator cannot prove who it is.
@@ -98,22 +90,6 @@ pub(super) struct ReadyPod {
     pub(super) name: String,
     /// Its internal port.
     pub(super) address: SocketAddr,
-}
-
-/// What every ready replica of a server answers. No ready replica, no answer.
-///
-/// # Errors
-/// [`AskReplicas`] names the pod when one of them does not answer.
-pub(super) async fn ask(
-    context: &Context,
-    namespace: &str,
-    server: &str,
-    question: &StateQuestion,
-) -> Result<Vec<ReplicaState>, AskReplicas> {
-    let answers = ask_each(context, namespace, server, question).await?.into_iter();
-    answers
-        .map(|(pod, answer)| answer.map_err(|source| AskReplicas::Replica { pod: pod.name, source }))
-        .collect()
 }
 
 /// What each ready replica of a server answers, all of them asked at the same time.

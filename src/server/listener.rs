@@ -18,6 +18,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use rustls::ServerConfig;
 use rustls::pki_types::CertificateDer;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
@@ -44,6 +45,8 @@ pub(super) struct Connection {
     pub(super) peer: Peer,
     /// The certificate that the other end showed.
     pub(super) certificate: Option<Certificate>,
+    /// Whether nobody on the way can read what it carries.
+    pub(super) is_secure: bool,
 }
 
 /// Answers requests.
@@ -62,12 +65,30 @@ pub(super) struct Handshake {
     pub(super) verifies: bool,
 }
 
+/// How connections are secured.
+pub(super) enum Security {
+    /// By TLS, as the next handshake goes; none: there can be no handshake now.
+    Tls(Box<dyn Fn() -> Option<Handshake> + Send + Sync>),
+    /// Not at all: they never leave this machine.
+    Loopback,
+}
+
+impl Security {
+    /// How the next connection begins: with a handshake or without. None: there can be no connection now.
+    fn next(&self) -> Option<Option<Handshake>> {
+        match self {
+            Security::Tls(next) => next().map(Some),
+            Security::Loopback => Some(None),
+        }
+    }
+}
+
 /// One listener.
 pub(super) struct Listener {
     /// The socket.
     pub(super) socket: TcpListener,
-    /// TLS of the next handshake; none: there can be no handshake now.
-    pub(super) tls: Box<dyn Fn() -> Option<Handshake> + Send + Sync>,
+    /// How connections are secured.
+    pub(super) security: Security,
     /// Knows the peer by its certificate; none: the connection is closed.
     pub(super) identify: Identifying,
     /// Answers its requests.
@@ -101,7 +122,7 @@ impl Listener {
                 debug!(%address, "connection refused: there are too many");
                 continue;
             };
-            let Some(handshake) = (self.tls)() else {
+            let Some(handshake) = self.security.next() else {
                 debug!(%address, "connection refused: clients cannot be verified");
                 continue;
             };
@@ -109,9 +130,20 @@ impl Listener {
             let (answering, stop) = (self.answering.clone(), stop.clone());
             open.spawn(async move {
                 let _place = place;
-                if let Some((stream, connection)) = shake_hands(stream, address, handshake, &*identify).await
-                {
-                    serve(stream, connection, answering, stop).await;
+                match handshake {
+                    Some(handshake) => {
+                        let shaken = shake_hands(stream, address, handshake, &*identify).await;
+                        let Some((stream, connection)) = shaken else { return };
+                        // The version is agreed on in the handshake. To find it out from the first bytes, the library
+                        // would wait for them without a limit.
+                        let is_http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+                        serve(stream, is_http2, connection, answering, stop).await;
+                    }
+                    None => {
+                        let Some(peer) = identify(None) else { return };
+                        let connection = Connection { address, peer, certificate: None, is_secure: false };
+                        serve(stream, false, connection, answering, stop).await;
+                    }
                 }
             });
         }
@@ -157,11 +189,12 @@ async fn shake_hands(
     };
     let certificate = certificate
         .map(|shown| Certificate { der: Arc::new(shown.clone().into_owned()), verified: verifies });
-    Some((stream, Connection { address, peer, certificate }))
+    Some((stream, Connection { address, peer, certificate, is_secure: true }))
 }
 
-async fn serve(
-    stream: TlsStream<TcpStream>,
+async fn serve<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
+    stream: S,
+    is_http2: bool,
     connection: Connection,
     answering: Answering,
     stop: CancellationToken,
@@ -171,9 +204,6 @@ async fn serve(
         let answer = answering(connection.clone(), request);
         async move { Ok::<_, Infallible>(answer.await) }
     });
-    // The version is agreed on in the handshake. To find it out from the first bytes, the library would wait for them
-    // without a limit.
-    let is_http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
     let builder = auto::Builder::new(TokioExecutor::new());
     let mut builder = if is_http2 { builder.http2_only() } else { builder.http1_only() };
     builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADERS);

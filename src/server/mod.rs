@@ -55,7 +55,7 @@ use crate::metrics::Metrics;
 use crate::tools::Tool;
 use client_tls::ClientTls;
 use hosts::OwnHosts;
-use listener::{Connection, Handshake, Listener};
+use listener::{Connection, Handshake, Listener, Security};
 use peers::Peers;
 use request::{Core, Driver};
 use sealed::Sealer;
@@ -85,6 +85,8 @@ pub(crate) struct ServeConfig {
     pub(crate) pod_ip: Option<IpAddr>,
     /// Address of the endpoint.
     pub(crate) listen: SocketAddr,
+    /// Address of the same endpoint without TLS, for clients of this machine only.
+    pub(crate) plain_listen: Option<SocketAddr>,
     /// Directory with `tls.crt` and `tls.key` of the endpoint.
     pub(crate) tls_dir: PathBuf,
     /// The internal port. None with `--from`.
@@ -150,6 +152,12 @@ pub(crate) enum Serve {
         #[source]
         source: io::Error,
     },
+    /// Without TLS, others could read keys and answers.
+    #[error("{address} is not a loopback address, and without TLS nothing else is served")]
+    Plain {
+        /// Which one.
+        address: SocketAddr,
+    },
     /// The certificate cannot be used.
     #[error("load certificate from {directory}")]
     Certificate {
@@ -169,6 +177,7 @@ pub(crate) struct Server {
     times: Times,
     public: (TcpListener, Arc<Hot<CertifiedKey>>),
     client_tls: Arc<ClientTls>,
+    plain: Option<TcpListener>,
     internal: Option<(TcpListener, Arc<Hot<Internal>>)>,
     config: ServeConfig,
 }
@@ -183,6 +192,11 @@ pub(crate) async fn bind(config: ServeConfig, parts: ServeParts) -> Result<Serve
         |directory: &PathBuf, source| Serve::Certificate { directory: directory.clone(), source };
     let tls = Hot::open(&config.tls_dir, false, tls::leaf).map_err(|e| certificate(&config.tls_dir, e))?;
     let public = (listen(config.listen).await?, Arc::new(tls));
+    let plain = match config.plain_listen {
+        Some(address) if !address.ip().is_loopback() => return Err(Serve::Plain { address }),
+        Some(address) => Some(listen(address).await?),
+        None => None,
+    };
     let (mut internal, mut peers, mut sealer) = (None, None, Arc::new(Sealer::random(&name)));
     if let Some(port) = &config.internal {
         let (hot, shared) = internal_tls(&name, port).map_err(|e| certificate(&port.tls_dir, e))?;
@@ -217,7 +231,7 @@ pub(crate) async fn bind(config: ServeConfig, parts: ServeParts) -> Result<Serve
     let asking = endpoint.clone();
     let client_tls = Arc::new(ClientTls::new(public.1.clone(), move || asking.asking()));
     let (policy, ready) = (parts.policy, parts.ready);
-    Ok(Server { endpoint, policy, ready, times, public, client_tls, internal, config })
+    Ok(Server { endpoint, policy, ready, times, public, client_tls, plain, internal, config })
 }
 
 async fn listen(address: SocketAddr) -> Result<TcpListener, Serve> {
@@ -249,6 +263,12 @@ impl Server {
         move || tls.current().is_some()
     }
 
+    /// Where the endpoint listens without TLS.
+    #[cfg(test)]
+    pub(crate) fn plain_address(&self) -> Option<SocketAddr> {
+        self.plain.as_ref().and_then(|socket| socket.local_addr().ok())
+    }
+
     /// Where the internal port listens.
     #[cfg(test)]
     pub(crate) fn internal_address(&self) -> Option<SocketAddr> {
@@ -268,9 +288,16 @@ impl Server {
             let (endpoint, policy, serving) = (self.endpoint.clone(), self.policy.clone(), serving.clone());
             async move { forget_keys(&endpoint.usage, &policy, serving).await }
         });
-        let listener = public_listener(self.endpoint.clone(), socket, self.client_tls, self.times.drain);
+        let tls = self.client_tls;
+        let security = Security::Tls(Box::new(move || tls.current()));
+        let listener = public_listener(self.endpoint.clone(), socket, security, self.times.drain);
         let mut listeners = JoinSet::new();
         listeners.spawn(listener.run(accepting.clone()));
+        if let Some(socket) = self.plain {
+            let drain = self.times.drain;
+            let listener = public_listener(self.endpoint.clone(), socket, Security::Loopback, drain);
+            listeners.spawn(listener.run(accepting.clone()));
+        }
         if let Some((socket, tls)) = self.internal {
             let listener =
                 internal_listener(self.endpoint.clone(), socket, tls.clone(), &self.config, self.times.drain);
@@ -322,12 +349,12 @@ async fn synced(policy: &Policy) {
 fn public_listener(
     endpoint: Arc<Endpoint>,
     socket: TcpListener,
-    tls: Arc<ClientTls>,
+    security: Security,
     drain: Duration,
 ) -> Listener {
     Listener {
         socket,
-        tls: Box::new(move || tls.current()),
+        security,
         identify: Arc::new(|_| Some(Peer::Client)),
         answering: Arc::new(move |connection: Connection, request| {
             Box::pin(endpoint.clone().answer(connection, request))
@@ -347,7 +374,9 @@ fn internal_listener(
     let (namespace, server) = (config.namespace.clone(), config.server.clone());
     Listener {
         socket,
-        tls: Box::new(move || Some(Handshake { tls: tls.current().server.clone(), verifies: true })),
+        security: Security::Tls(Box::new(move || {
+            Some(Handshake { tls: tls.current().server.clone(), verifies: true })
+        })),
         identify: Arc::new(move |certificate| tls::identify(certificate?, &namespace, &server)),
         answering: Arc::new(move |connection, request| {
             Box::pin(internal::answer(endpoint.clone(), connection, request))

@@ -156,7 +156,12 @@ impl Driver {
         let attempted = attempted(&credential, scheme, verified);
         let certificate = connection.certificate.as_ref().filter(|shown| !shown.verified);
         let certificate = certificate.map(Certificate::fingerprint);
-        let presented = Presented { credential, certificate: connection.certificate.clone(), client_ip };
+        let presented = Presented {
+            credential,
+            certificate: connection.certificate.clone(),
+            client_ip,
+            is_secure: connection.is_secure,
+        };
         let proved = self.core.authenticator.prove(&snapshot, presented).await;
         let admitted = match &proved {
             Ok(identity) => snapshot.admit(identity, client_ip, Timestamp::now()),

@@ -46,7 +46,8 @@ pub(super) async fn serve(
     server::self_signed::ensure(&tls_dir, &hosts)?;
     let path = server.map_or_else(String::new, |server| server.spec.transports.streamable_http.path.clone());
     let url = format!("https://{listen}{path}");
-    for line in announcement(&url, &tls_dir, &generated, &loaded) {
+    let plain = arguments.plain_listen.map(|address| format!("http://{address}{path}"));
+    for line in announcement(&url, plain.as_deref(), &tls_dir, &generated, &loaded) {
         eprintln!("{line}");
     }
     let proving = authenticator::Settings {
@@ -61,6 +62,7 @@ pub(super) async fn serve(
         server: loaded.subject.server,
         pod_ip: None,
         listen,
+        plain_listen: arguments.plain_listen,
         tls_dir,
         internal: None,
         // Nobody has to notice that a laptop's endpoint goes away.
@@ -74,8 +76,15 @@ pub(super) async fn serve(
 }
 
 /// What people need to know at the start: where to connect, how to prove who they are, and where the keys are.
-fn announcement(url: &str, tls_dir: &Path, generated: &Path, loaded: &Loaded) -> Vec<String> {
+fn announcement(
+    url: &str,
+    plain: Option<&str>,
+    tls_dir: &Path,
+    generated: &Path,
+    loaded: &Loaded,
+) -> Vec<String> {
     let mut lines = vec![format!("url      {url}"), format!("ca       {}", tls_dir.join("ca.crt").display())];
+    lines.extend(plain.map(|plain| format!("url      {plain} (without TLS, this machine only)")));
     let anonymous =
         loaded.objects.server.as_ref().is_some_and(|s| s.spec.authentication.anonymous.unsafe_enabled);
     let mut methods = loaded.methods.clone();
@@ -123,7 +132,13 @@ mod tests {
         std::fs::write(directory.path().join("a.yaml"), text).expect("written");
         let loaded = files::load(directory.path(), "portcullis-system").expect("loads");
         let url = "https://127.0.0.1:8443/mcp";
-        let lines = announcement(url, Path::new("tls"), Path::new("here"), &loaded);
+        let lines = announcement(
+            url,
+            Some("http://127.0.0.1:8080/mcp"),
+            Path::new("tls"),
+            Path::new("here"),
+            &loaded,
+        );
         let generated = directory.path().join(".portcullis/keys/ci");
         let expected = [
             "url      https://127.0.0.1:8443/mcp".to_owned(),

@@ -250,7 +250,7 @@ impl Fixture {
         client_ip: IpAddr,
         credential: Result<Credential, Reason>,
     ) -> Result<Identity, Reason> {
-        let presented = Presented { credential, certificate: None, client_ip };
+        let presented = Presented { credential, certificate: None, client_ip, is_secure: true };
         self.authenticator.prove(&self.policy.load(), presented).await
     }
 

@@ -34,7 +34,7 @@ async fn a_verified_certificate_names_the_caller_unless_another_credential_does(
     let certificate = params.self_signed(&KeyPair::generate().expect("a key")).expect("a certificate");
     let present = |verified, credential| {
         let shown = Certificate { der: Arc::new(certificate.der().clone()), verified };
-        let presented = Presented { credential, certificate: Some(shown), client_ip: HERE };
+        let presented = Presented { credential, certificate: Some(shown), client_ip: HERE, is_secure: true };
         let snapshot = fixture.policy.load();
         let authenticator = fixture.authenticator.clone();
         async move { authenticator.prove(&snapshot, presented).await }

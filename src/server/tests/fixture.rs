@@ -129,6 +129,8 @@ impl Invocation for Probe {
 pub(super) struct Fixture {
     pub(super) address: SocketAddr,
     pub(super) internal: Option<SocketAddr>,
+    /// Address without TLS.
+    pub(super) plain: SocketAddr,
     pub(super) policy: Policy,
     pub(super) materials: Materials,
     pub(super) shakes_hands: Box<dyn Fn() -> bool>,
@@ -178,6 +180,7 @@ pub(super) async fn start_with(setup: Setup<'_>) -> Fixture {
         server,
         pod_ip: setup.internal.map(|(address, _)| address.ip()),
         listen: "127.0.0.1:0".parse().expect("an address"),
+        plain_listen: Some("127.0.0.1:0".parse().expect("an address")),
         tls_dir: tls_dir.clone(),
         internal: setup.internal.map(|(listen, dir)| InternalConfig { listen, tls_dir: dir.to_owned() }),
         times: Times {
@@ -205,12 +208,14 @@ pub(super) async fn start_with(setup: Setup<'_>) -> Fixture {
     };
     let server = bind(config, parts).await.expect("binds");
     let shakes_hands = Box::new(server.shakes_hands());
+    let plain = server.plain_address().expect("bound");
     let (address, internal) = (server.address().expect("bound"), server.internal_address());
     let stop = CancellationToken::new();
     let running = tokio::spawn(server.run(stop.clone()));
     Fixture {
         address,
         internal,
+        plain,
         policy,
         materials,
         shakes_hands,

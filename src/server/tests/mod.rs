@@ -6,6 +6,7 @@ mod fixture;
 mod limits;
 mod messages;
 mod oauth;
+mod plain;
 mod refusals;
 mod replicas;
 mod state;
