@@ -143,6 +143,7 @@ mod tests {
         let expected = [
             "url      https://127.0.0.1:8443/mcp".to_owned(),
             "ca       tls/ca.crt".to_owned(),
+            "url      http://127.0.0.1:8080/mcp (without TLS, this machine only)".to_owned(),
             "methods  API keys (2), tokens of https://a, tokens of this endpoint".to_owned(),
             format!("key      {} (ci, generated)", generated.display()),
             "key      Secret mcp-secrets, api-key (old, imported)".to_owned(),
