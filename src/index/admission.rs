@@ -98,7 +98,10 @@ fn names_caller(blocked: &BlockedSubject, identity: &Identity) -> bool {
 
 /// Roles by those who hold them, so that a decision does not depend on the number of roles.
 #[derive(Debug, Default)]
-pub(super) struct Holders(HashMap<HolderName, Vec<(Option<String>, Arc<Role>)>>);
+pub(super) struct Holders(HashMap<HolderName, Vec<Held>>);
+
+/// A role that somebody holds, if this issuer vouches for them; none: if any does.
+type Held = (Option<String>, Arc<Role>);
 
 impl Holders {
     pub(super) fn of<'a>(roles: impl Iterator<Item = &'a Arc<Role>>) -> Self {
