@@ -69,14 +69,16 @@ impl Canaries {
         }
     }
 
-    /// Which of them stand in a text, as they are or encoded.
+    /// Which of them stand in a text, as they are or encoded, each with what stands before it.
     fn found_in(&self, text: &str) -> Vec<String> {
-        let stands = |secret: &&String| {
+        let stands = |(secret, what): (&String, &String)| {
             // The last characters of an encoding depend on what follows.
             let encoded = BASE64_STANDARD.encode(secret.as_bytes());
-            text.contains(secret.as_str()) || text.contains(&encoded[..encoded.len() - 4])
+            let place = text.find(secret.as_str()).or_else(|| text.find(&encoded[..encoded.len() - 4]))?;
+            let before: String = text[..place].chars().rev().take(120).collect();
+            Some(format!("{what}, after {:?}", before.chars().rev().collect::<String>()))
         };
-        self.secrets.keys().filter(stands).map(|secret| self.secrets[secret].clone()).collect()
+        self.secrets.iter().filter_map(stands).collect()
     }
 }
 
