@@ -1,6 +1,6 @@
 //! The keys of issuers: found by discovery, by address, or in a Secret or ConfigMap, and followed as they change.
 //!
-//! One task for each issuer fetches, and nobody else: requests with an unknown key ask it to, at most once in ten seconds
+//! One task for each issuer fetches, and nobody else: requests with an unknown key ask it to, at most once in four seconds
 //! for all of them together, and wait for what it finds for a while. What was fetched last is kept when the issuer cannot
 //! be reached, for a day.
 
@@ -46,7 +46,8 @@ impl Default for Times {
         Self {
             refresh: seconds(300),
             retry: seconds(1),
-            asked: seconds(10),
+            // Shorter than the patience, so that whoever asks sees the end of the next fetch.
+            asked: seconds(4),
             patience: seconds(5),
             keep: seconds(24 * 60 * 60),
         }
@@ -284,9 +285,15 @@ impl Remote {
 
     /// Ends when a request asks for a fetch and there may be one.
     async fn asked_in_time(&self) {
-        self.asked.notified().await;
-        let open = self.attempts.borrow().open;
-        tokio::time::sleep_until(open).await;
+        loop {
+            self.asked.notified().await;
+            let open = self.attempts.borrow().open;
+            tokio::time::sleep_until(open).await;
+            // The fetch that was under way may have served whoever asked. Another for nobody would make the next wait.
+            if self.waiting.available_permits() < WAITING {
+                return;
+            }
+        }
     }
 
     async fn fetch(&self) -> Result<KeySet, LoadKeys> {

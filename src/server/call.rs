@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use super::draft::{Call, Verdict};
 use super::request::Core;
 use super::result;
+use crate::audit::without_secrets;
 use crate::authz::{Class, Denial, Permission, Permit, Target, authorize};
 use crate::metrics::{Authorization, ToolCall};
 use crate::tools::{Context, Invocation, Output, Tool, ToolError};
@@ -107,7 +108,8 @@ pub(super) async fn run(
     });
     let (verdict, answer) = match outcome {
         Ok(output) => (Verdict::success(), Ok(output)),
-        Err(refusal) => (refusal.verdict(), Err(refusal.to_string())),
+        // It may repeat an argument, and somebody may have put a key where a name belongs.
+        Err(refusal) => (refusal.verdict(), Err(without_secrets(refusal.to_string()))),
     };
     let labels = ToolCall { tool: tool.name, result: verdict.as_str() };
     core.metrics.tool_calls.get_or_create(&labels).inc();

@@ -92,7 +92,8 @@ async fn what_is_fetched_is_bounded_in_place_size_and_time() {
 async fn a_storm_of_unknown_keys_makes_one_fetch_and_a_known_one_is_not_held_up() {
     let (key, stranger) = (Signing::new("k1"), Signing::new("unknown"));
     let issuer = Issuer::start(&[&key]).await;
-    let fixture = follow(&json!({"jwt": [issuer.spec()]}), issuer.entries(), times());
+    let times = Times { asked: Duration::from_secs(10), ..times() };
+    let fixture = follow(&json!({"jwt": [issuer.spec()]}), issuer.entries(), times);
     assert!(fixture.token(&key.token(&issuer.url)).await.is_ok());
     let before = issuer.fetches();
     let token = stranger.token(&issuer.url);
@@ -133,6 +134,23 @@ async fn a_rotation_is_followed_without_a_failed_request() {
     let last = keys.last().expect("a key");
     issuer.publish(&[last]);
     assert!(fixture.token(&last.token(&issuer.url)).await.is_ok());
+    fixture.stop().await;
+}
+
+#[tokio::test]
+async fn nothing_is_fetched_for_those_who_were_served_already() {
+    let times = Times { asked: Duration::from_millis(200), ..times() };
+    let keys = [Signing::new("k0"), Signing::new("k1")];
+    let issuer = Issuer::start(&[&keys[0]]).await;
+    let fixture = follow(&json!({"jwt": [issuer.spec()]}), issuer.entries(), times);
+    assert!(fixture.token(&keys[0].token(&issuer.url)).await.is_ok());
+    issuer.publish(&[&keys[0], &keys[1]]);
+    let token = keys[1].token(&issuer.url);
+    let requests = (0..50).map(|_| fixture.token(&token));
+    assert!(futures::future::join_all(requests).await.iter().all(Result::is_ok));
+    let fetches = issuer.fetches();
+    tokio::time::sleep(Duration::from_millis(800)).await;
+    assert_eq!(issuer.fetches(), fetches, "the next change would have to wait for it");
     fixture.stop().await;
 }
 
