@@ -138,7 +138,7 @@ fn report(namespace: &str) {
         &["get", "mcp,deploy,pods,svc,rolebindings", "-n", namespace, "-o", "wide"][..],
         &["get", "events", "-n", namespace, "--sort-by=.lastTimestamp"],
         &["logs", "-n", namespace, "-l", "portcullis.dev/server", "--tail=30", "--prefix"],
-        &["logs", "-n", OPERATOR_NAMESPACE, "deploy/portcullis-operator", "--tail=40"],
+        &["logs", "-n", OPERATOR_NAMESPACE, "deploy/portcullis-operator", "--tail=12"],
     ] {
         let output = try_kubectl(arguments, "");
         eprintln!("--- kubectl {}\n{}", arguments.join(" "), String::from_utf8_lossy(&output.stdout));

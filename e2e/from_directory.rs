@@ -1,39 +1,13 @@
 //! `serve --from DIR`: the same kinds from files, on a laptop's loopback, with the cluster of the kubeconfig.
 
-use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 use std::time::Duration;
 
 use serde_json::json;
 
 use crate::cluster::{Namespace, eventually};
+use crate::local::{free_port, serve};
 use crate::wire::Wire;
-
-struct Serving(Child);
-
-impl Drop for Serving {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-fn serve(directory: &Path, port: u16) -> Serving {
-    let listen = format!("127.0.0.1:{port}");
-    let child = Command::new(env!("CARGO_BIN_EXE_portcullis"))
-        .args(["serve", "--listen", &listen, "--admin-listen", "127.0.0.1:0", "--from"])
-        .arg(directory)
-        .stdout(Stdio::null())
-        .stderr(Stdio::inherit())
-        .spawn()
-        .expect("the binary runs");
-    Serving(child)
-}
-
-fn free_port() -> u16 {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
-    listener.local_addr().expect("an address").port()
-}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_same_kinds_are_served_from_files_without_a_cluster_for_policy() {
@@ -48,7 +22,7 @@ async fn the_same_kinds_are_served_from_files_without_a_cluster_for_policy() {
     );
     std::fs::write(directory.path().join("policy.yaml"), &policy).expect("written");
     let port = free_port();
-    let _serving = serve(directory.path(), port);
+    let _serving = serve(directory.path(), port, &[]);
     let key = eventually("a key was generated", Duration::from_secs(20), async || {
         std::fs::read_to_string(directory.path().join(".portcullis/keys/me")).ok()
     })

@@ -4,9 +4,11 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use base64::Engine;
-use serde_json::Value;
+use http_body_util::Full;
+use serde_json::{Value, json};
 
-use crate::cluster::{Namespace, apply, condition, eventually, kubectl, node_address, object};
+use crate::cluster::{Namespace, apply, condition, eventually, kubectl, node_address, object, objects};
+use crate::wire::{Failure, Wire};
 
 /// An endpoint that is Ready, and how to reach it from outside the cluster.
 pub(crate) struct Endpoint {
@@ -46,11 +48,31 @@ metadata: {name: admin}
 spec: {identity: admin, servers: [ops], roles: [{kind: McpRole, name: admin}]}
 ";
 
+/// What a test wants beside the usual.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Wishes<'a> {
+    /// Replicas of the server; one where there are none.
+    pub(crate) replicas: u32,
+    /// More fields of its spec, in YAML on one line: `authentication: {tokens: {enabled: true}}`.
+    pub(crate) spec: &'a str,
+    /// More manifests, applied first.
+    pub(crate) manifests: &'a str,
+}
+
 impl Endpoint {
     /// Brings up the server `ops` with the given number of replicas and waits until it is Ready.
     pub(crate) async fn start(prefix: &str, replicas: u32) -> Self {
+        Self::start_with(prefix, Wishes { replicas, ..Wishes::default() }).await
+    }
+
+    /// Brings up the server `ops` as a test wants it and waits until it is Ready.
+    pub(crate) async fn start_with(prefix: &str, wishes: Wishes<'_>) -> Self {
         let namespace = Namespace::opted_in(prefix);
         let node = node_address();
+        let (replicas, spec) = (wishes.replicas.max(1), wishes.spec);
+        if !wishes.manifests.is_empty() {
+            apply(namespace.name(), wishes.manifests);
+        }
         let manifests = format!(
             r"
 apiVersion: portcullis.dev/v1alpha1
@@ -60,6 +82,7 @@ spec:
   replicas: {replicas}
   tls: {{hosts: ['{node}']}}
   expose: {{service: {{type: NodePort}}}}
+  {spec}
 {ROLES_AND_KEYS}"
         );
         apply(namespace.name(), &manifests);
@@ -88,10 +111,59 @@ spec:
     async fn answers(&self) {
         for key in [&self.viewer, &self.admin] {
             eventually("the endpoint answers", Duration::from_secs(20), async || {
-                crate::wire::Wire::new(self).call_raw(key, "tools/list", serde_json::json!({})).await.ok()
+                Wire::new(self).call_raw(key, "tools/list", json!({})).await.ok()
             })
             .await;
         }
+    }
+
+    /// A way to each replica by itself: a Service of its own, and a label by which that finds it.
+    pub(crate) async fn replicas(&self) -> Vec<Wire> {
+        let pods = objects(&["pods", "-n", self.namespace(), "-l", "portcullis.dev/server=ops"]);
+        let running = pods.iter().filter(|pod| pod["metadata"]["deletionTimestamp"].is_null());
+        let (ca, host) =
+            (std::fs::read(&self.ca).expect("the CA's file"), self.url.rsplit_once(':').expect("a port").0);
+        let mut wires = Vec::new();
+        for pod in running {
+            let pod = pod["metadata"]["name"].as_str().expect("a name");
+            kubectl(&[
+                "label",
+                "-n",
+                self.namespace(),
+                "--overwrite",
+                "pod",
+                pod,
+                &format!("e2e/replica={pod}"),
+            ]);
+            let service = json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": pod},
+                "spec": {"type": "NodePort", "selector": {"e2e/replica": pod},
+                    "ports": [{"port": 443, "targetPort": 8443}]}});
+            apply(self.namespace(), &service.to_string());
+            let service = object(self.namespace(), "service", pod).expect("the Service");
+            let port = service["spec"]["ports"][0]["nodePort"].as_i64().expect("a NodePort");
+            let wire = Wire::to(&format!("{host}:{port}"), &ca);
+            eventually("the replica answers", Duration::from_secs(20), async || {
+                wire.call_raw(&self.viewer, "tools/list", json!({})).await.ok()
+            })
+            .await;
+            wires.push(wire);
+        }
+        wires
+    }
+
+    /// Exchanges an API key for a token of the endpoint's own.
+    pub(crate) async fn token(&self, key: &str) -> Result<String, Failure> {
+        let wire = Wire::new(self);
+        let request = wire.request("POST", "/auth/token").header("x-api-key", key);
+        let answer = wire.send(request.body(Full::default())?).await?;
+        let body: Value = serde_json::from_slice(answer.body())?;
+        let token = body["access_token"].as_str();
+        token.map(str::to_owned).ok_or_else(|| format!("{}: {body}", answer.status()).into())
+    }
+
+    /// The URL that tokens are made for unless the server says otherwise.
+    pub(crate) fn resource(&self) -> String {
+        format!("https://ops-mcp.{}.svc/mcp", self.namespace())
     }
 
     /// Name of the namespace.

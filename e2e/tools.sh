@@ -13,7 +13,7 @@ set -euo pipefail
 
 MCP_PYTHON=2.3.0 HTTPX=2.16.2
 NODE=22.23.3
-NODE_PACKAGES=("@modelcontextprotocol/sdk@1.32.2" "@modelcontextprotocol/client@2.4.0" "@modelcontextprotocol/conformance@0.2.0-alpha.12")
+NODE_PACKAGES=("@modelcontextprotocol/sdk@1.32.2" "@modelcontextprotocol/client@2.4.0" "@modelcontextprotocol/conformance@0.2.0-alpha.12" "oidc-provider@9.13.3")
 NEXTEST=0.9.151
 
 PYTHON_DIR=$CACHE/python-mcp-$MCP_PYTHON-httpx2-$HTTPX

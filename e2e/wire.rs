@@ -5,10 +5,12 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::{BodyExt, Full};
-use hyper_util::rt::TokioIo;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use serde_json::{Value, json};
+use tokio::net::TcpStream;
+use tokio_rustls::client::TlsStream;
 
 use crate::server::Endpoint;
 
@@ -21,10 +23,14 @@ pub(crate) struct Wire {
     host: String,
     port: u16,
     tls: tokio_rustls::TlsConnector,
+    multiplexed: tokio_rustls::TlsConnector,
 }
 
 /// An open connection.
 pub(crate) type Connection = hyper::client::conn::http1::SendRequest<Full<Bytes>>;
+
+/// An open connection of HTTP/2. Clones share it.
+pub(crate) type Multiplexed = hyper::client::conn::http2::SendRequest<Full<Bytes>>;
 
 /// What went wrong before there was an answer.
 pub(crate) type Failure = Box<dyn std::error::Error + Send + Sync>;
@@ -38,6 +44,15 @@ impl Wire {
 
     /// To `https://host:port`, trusting one CA.
     pub(crate) fn to(url: &str, ca_pem: &[u8]) -> Self {
+        Self::build(url, ca_pem, None)
+    }
+
+    /// As [`Wire::to`], showing a certificate.
+    pub(crate) fn with_certificate(url: &str, ca_pem: &[u8], certificate: &str, key: &str) -> Self {
+        Self::build(url, ca_pem, Some((certificate, key)))
+    }
+
+    fn build(url: &str, ca_pem: &[u8], shown: Option<(&str, &str)>) -> Self {
         let uri: http::Uri = url.parse().expect("a URL");
         let mut roots = rustls::RootCertStore::empty();
         for certificate in CertificateDer::pem_slice_iter(ca_pem) {
@@ -47,27 +62,86 @@ impl Wire {
         let config = rustls::ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
             .expect("versions")
-            .with_root_certificates(roots)
-            .with_no_client_auth();
+            .with_root_certificates(roots);
+        let config = match shown {
+            None => config.with_no_client_auth(),
+            Some((certificate, key)) => {
+                let chain = CertificateDer::pem_slice_iter(certificate.as_bytes());
+                let chain = chain.map(|certificate| certificate.expect("PEM")).collect();
+                let key = PrivateKeyDer::from_pem_slice(key.as_bytes()).expect("a key");
+                config.with_client_auth_cert(chain, key).expect("a certificate and its key")
+            }
+        };
+        let mut multiplexed = config.clone();
+        multiplexed.alpn_protocols = vec![b"h2".to_vec()];
         Self {
             host: uri.host().expect("a host").to_owned(),
             port: uri.port_u16().expect("a port"),
             tls: Arc::new(config).into(),
+            multiplexed: Arc::new(multiplexed).into(),
         }
+    }
+
+    async fn handshake(
+        &self,
+        tls: &tokio_rustls::TlsConnector,
+    ) -> Result<TokioIo<TlsStream<TcpStream>>, Failure> {
+        let tcp = TcpStream::connect((self.host.as_str(), self.port)).await?;
+        tcp.set_nodelay(true)?;
+        let name = ServerName::try_from(self.host.clone())?;
+        Ok(TokioIo::new(tls.connect(name, tcp).await?))
     }
 
     /// Opens a connection.
     pub(crate) async fn connect(&self) -> Result<Connection, Failure> {
-        let tcp = tokio::net::TcpStream::connect((self.host.as_str(), self.port)).await?;
-        tcp.set_nodelay(true)?;
-        let name = ServerName::try_from(self.host.clone())?;
-        let tls = self.tls.connect(name, tcp).await?;
-        let (sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(tls)).await?;
+        let (sender, connection) =
+            hyper::client::conn::http1::handshake(self.handshake(&self.tls).await?).await?;
         tokio::spawn(async move {
             // The end of a connection shows itself in the request that used it.
             let _ = connection.await;
         });
         Ok(sender)
+    }
+
+    /// Opens a connection of HTTP/2.
+    pub(crate) async fn connect_multiplexed(&self) -> Result<Multiplexed, Failure> {
+        let stream = self.handshake(&self.multiplexed).await?;
+        let (sender, connection) =
+            hyper::client::conn::http2::handshake(TokioExecutor::new(), stream).await?;
+        tokio::spawn(async move {
+            let _ = connection.await;
+        });
+        Ok(sender)
+    }
+
+    /// `tools/list` with headers that prove who is calling, for HTTP/2 where `absolute`.
+    pub(crate) fn list(&self, headers: &[(&str, &str)], absolute: bool) -> Request<Full<Bytes>> {
+        let path =
+            if absolute { format!("https://{}:{}/mcp", self.host, self.port) } else { "/mcp".to_owned() };
+        let mut builder = Request::builder()
+            .method("POST")
+            .uri(path)
+            .header("content-type", "application/json")
+            .header("accept", "application/json, text/event-stream")
+            .header("mcp-protocol-version", REVISION)
+            .header("mcp-method", "tools/list");
+        if !absolute {
+            builder = builder.header("host", format!("{}:{}", self.host, self.port));
+        }
+        for (name, value) in headers {
+            builder = builder.header(*name, *value);
+        }
+        let meta = json!({
+            "io.modelcontextprotocol/protocolVersion": REVISION,
+            "io.modelcontextprotocol/clientCapabilities": {},
+        });
+        let body = json!({"jsonrpc": "2.0", "id": 1, "method": "tools/list", "params": {"_meta": meta}});
+        builder.body(Full::from(body.to_string())).expect("a request")
+    }
+
+    /// Sends `tools/list` with such headers on a new connection.
+    pub(crate) async fn list_as(&self, headers: &[(&str, &str)]) -> Result<Response<Bytes>, Failure> {
+        self.send(self.list(headers, false)).await
     }
 
     /// A request to a path, with the Host header that the connection implies.

@@ -1,9 +1,10 @@
 //! Health and metrics on a port of their own: `/livez`, `/readyz` and `/metrics`.
 //!
 //! Nothing here needs a credential, so nothing here says more than names, states and numbers. Ready means that every
-//! gate is open; a process that is alive and not ready names the gates it waits for.
+//! gate is open; a process that is alive and not ready names the gates it waits for. A gate may be open and degraded:
+//! the process is ready, and says what is wrong.
 
-use std::fmt::Write as _;
+use std::fmt::{self, Write as _};
 use std::future::IntoFuture;
 use std::io;
 use std::sync::Arc;
@@ -26,20 +27,49 @@ const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=
 /// How long open requests may take at shutdown. A client that holds its connection does not hold up the process.
 const PATIENCE: Duration = Duration::from_secs(2);
 
+/// State of a gate.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Gate {
+    /// Nothing is in the way.
+    Open,
+    /// Nothing is in the way, and all is not well: this is why.
+    Degraded(String),
+    /// The process must not be used; why, unless the name says it.
+    Closed(Option<String>),
+}
+
+/// Says how a gate is, each time that it is asked.
+type Asked = Arc<dyn Fn() -> Gate + Send + Sync>;
+
 /// What must be open before the process is ready, by name and in order. Without gates it is ready.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Gates(Vec<(&'static str, Arc<AtomicBool>)>);
+#[derive(Clone, Default)]
+pub(crate) struct Gates(Vec<(&'static str, Asked)>);
+
+impl fmt::Debug for Gates {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_map().entries(self.states()).finish()
+    }
+}
 
 impl Gates {
     /// Adds a gate. It is closed while the value is false.
-    pub(crate) fn with(mut self, name: &'static str, open: Arc<AtomicBool>) -> Self {
-        self.0.push((name, open));
+    pub(crate) fn with(self, name: &'static str, open: Arc<AtomicBool>) -> Self {
+        self.asking(name, move || if open.load(Ordering::Acquire) { Gate::Open } else { Gate::Closed(None) })
+    }
+
+    /// Adds a gate that is asked each time.
+    pub(crate) fn asking(
+        mut self,
+        name: &'static str,
+        state: impl Fn() -> Gate + Send + Sync + 'static,
+    ) -> Self {
+        self.0.push((name, Arc::new(state)));
         self
     }
 
-    /// Each gate and whether it is open.
-    fn states(&self) -> Vec<(&'static str, bool)> {
-        self.0.iter().map(|(name, open)| (*name, open.load(Ordering::Acquire))).collect()
+    /// Each gate and how it is.
+    fn states(&self) -> Vec<(&'static str, Gate)> {
+        self.0.iter().map(|(name, asked)| (*name, asked())).collect()
     }
 }
 
@@ -90,22 +120,33 @@ async fn livez() -> &'static str {
 
 async fn readyz(State(shared): State<Shared>, RawQuery(query): RawQuery) -> Response {
     let states = shared.gates.states();
-    let closed: Vec<&str> = states.iter().filter(|(_, open)| !open).map(|(name, _)| *name).collect();
-    let status = if closed.is_empty() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    let ready = !states.iter().any(|(_, state)| matches!(state, Gate::Closed(_)));
+    let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     let parameters = query.unwrap_or_default();
     let verbose =
         parameters.split('&').any(|parameter| parameter == "verbose" || parameter.starts_with("verbose="));
     let text = if verbose {
-        let lines = states.iter().map(|(name, open)| match open {
-            true => format!("[+]{name} ok\n"),
-            false => format!("[-]{name} not ready\n"),
+        let lines = states.iter().map(|(name, state)| match state {
+            Gate::Open => format!("[+]{name} ok\n"),
+            Gate::Degraded(why) => format!("[~]{name} degraded: {why}\n"),
+            Gate::Closed(None) => format!("[-]{name} not ready\n"),
+            Gate::Closed(Some(why)) => format!("[-]{name} not ready: {why}\n"),
         });
-        let sum = if closed.is_empty() { "readyz check passed\n" } else { "readyz check failed\n" };
+        let sum = if ready { "readyz check passed\n" } else { "readyz check failed\n" };
         lines.chain([sum.to_owned()]).collect()
-    } else if closed.is_empty() {
-        "ok\n".to_owned()
     } else {
-        format!("not ready: {}\n", closed.join(", "))
+        let named = states.iter().filter_map(|(name, state)| match state {
+            Gate::Closed(None) => Some((*name).to_owned()),
+            Gate::Closed(Some(why)) => Some(format!("{name} ({why})")),
+            Gate::Degraded(why) if ready => Some(format!("{name} ({why})")),
+            Gate::Open | Gate::Degraded(_) => None,
+        });
+        let named = named.collect::<Vec<_>>().join(", ");
+        match (ready, named.is_empty()) {
+            (false, _) => format!("not ready: {named}\n"),
+            (true, false) => format!("ok, degraded: {named}\n"),
+            (true, true) => "ok\n".to_owned(),
+        }
     };
     (status, text).into_response()
 }
@@ -170,6 +211,21 @@ mod tests {
         assert_eq!((status, text.as_str()), (StatusCode::OK, "ok\n"));
         let (status, text, _) = answer(&gates, Method::GET, "/readyz?verbose").await;
         assert!(status == StatusCode::OK && text.ends_with("readyz check passed\n"), "{text}");
+    }
+
+    #[tokio::test]
+    async fn a_gate_that_is_degraded_says_why_and_keeps_nobody_out() {
+        let state = Arc::new(std::sync::Mutex::new(Gate::Degraded("gone for 40 s".into())));
+        let asked = state.clone();
+        let gates = Gates::default().asking("policy", move || asked.lock().expect("whole").clone());
+        let (status, text, _) = answer(&gates, Method::GET, "/readyz").await;
+        assert_eq!((status, text.as_str()), (StatusCode::OK, "ok, degraded: policy (gone for 40 s)\n"));
+        let (_, text, _) = answer(&gates, Method::GET, "/readyz?verbose").await;
+        assert_eq!(text, "[~]policy degraded: gone for 40 s\nreadyz check passed\n");
+        *state.lock().expect("whole") = Gate::Closed(Some("not followed for 31 s".into()));
+        let (status, text, _) = answer(&gates, Method::GET, "/readyz").await;
+        let expected = "not ready: policy (not followed for 31 s)\n";
+        assert_eq!((status, text.as_str()), (StatusCode::SERVICE_UNAVAILABLE, expected));
     }
 
     #[tokio::test]

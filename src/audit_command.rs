@@ -10,6 +10,7 @@ use clap::{Args, Subcommand, ValueEnum};
 use jiff::{SignedDuration, Span, SpanRelativeTo, Timestamp};
 
 use crate::audit::{Event, Filter, Kind, Link, MAX_LIMIT, Outcome, query, verify};
+use crate::terminal::{self, visible};
 
 /// Where a server's pod keeps its record.
 const DATABASE: &str = "/var/lib/portcullis/audit.db";
@@ -128,11 +129,7 @@ impl Audit {
             Command::Query(arguments) => arguments.run(now, output)?,
             Command::Verify(arguments) => arguments.run(output)?,
         };
-        match written {
-            // `| head` has seen enough.
-            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-            written => written.context("failed to write the answer"),
-        }
+        terminal::written(written)
     }
 }
 
@@ -237,36 +234,28 @@ fn write_table(events: &[Event], output: &mut dyn Write) -> io::Result<()> {
     output.flush()
 }
 
+/// A cell of the table: what callers chose must not steer the terminal, nor push the other cells away.
+fn shown(text: &str) -> String {
+    visible(text, 60)
+}
+
 fn row(event: &Event) -> [String; 8] {
     let resource = match (&event.namespace, &event.resource) {
         (Some(namespace), Some(resource)) => format!("{namespace}/{resource}"),
         (Some(only), None) | (None, Some(only)) => only.clone(),
         (None, None) => "-".to_owned(),
     };
-    let or_dash = |text: Option<&String>| text.map_or("-".to_owned(), |text| visible(text));
+    let or_dash = |text: Option<&String>| text.map_or("-".to_owned(), |text| shown(text));
     [
         format!("{:.0}", event.timestamp),
-        visible(&event.user),
-        visible(event.tool.as_ref().unwrap_or(&event.action)),
-        visible(&resource),
+        shown(&event.user),
+        shown(event.tool.as_ref().unwrap_or(&event.action)),
+        shown(&resource),
         event.result.as_str().to_owned(),
         or_dash(event.reason.as_ref().or(event.error_message.as_ref())),
         event.count.to_string(),
-        visible(&event.request_id),
+        shown(&event.request_id),
     ]
-}
-
-/// What callers chose must not steer the terminal of the person who reads it.
-fn visible(text: &str) -> String {
-    const MAX: usize = 60;
-    let plain = |c: char| if c.is_control() || is_format(c) { '\u{fffd}' } else { c };
-    let short: String = text.chars().take(MAX).map(plain).collect();
-    if text.chars().nth(MAX).is_some() { format!("{short}…") } else { short }
-}
-
-/// Characters that reorder or hide text.
-fn is_format(c: char) -> bool {
-    matches!(c, '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}')
 }
 
 #[cfg(test)]

@@ -7,8 +7,10 @@ use std::process::ExitCode;
 
 use clap::{Args, CommandFactory, Parser, Subcommand};
 
+use crate::index::files::VARIABLES_HELP;
 use crate::start;
 use crate::telemetry::{self, LogFormat};
+use crate::whoami_command::CREDENTIAL_VARIABLE;
 
 /// Safe access of AI agents to Kubernetes.
 ///
@@ -25,6 +27,7 @@ const EXAMPLES: &str = "\
 Examples:
   portcullis serve --from ./policy                       an endpoint on this machine, with your kubeconfig
   kubectl exec deploy/ops-mcp -- /portcullis audit query --status denied --since 1h
+  portcullis whoami --url https://ops-mcp.agents.svc/mcp --ca ca.crt --key-file ci-bot.key
   portcullis crds | kubectl apply -f -                   the kinds, without Helm
   portcullis completions bash > /etc/bash_completion.d/portcullis";
 
@@ -36,6 +39,12 @@ enum Command {
     Serve(ServeArguments),
     /// Shows the audit record of a server, or checks that nobody changed it.
     Audit(crate::audit_command::Audit),
+    /// Makes keys, hashes passwords, and checks keys.
+    Key(crate::key_command::Key),
+    /// Shows what a token says, without verifying it.
+    Token(crate::token_command::Token),
+    /// Asks an endpoint whom it takes a credential for.
+    Whoami(Box<crate::whoami_command::Whoami>),
     /// Prints the definitions of the kinds as YAML.
     Crds,
     /// Prints the completions of a shell.
@@ -91,7 +100,7 @@ pub(crate) struct OperatorArguments {
 
 /// Flags of an endpoint.
 #[derive(Args, Debug)]
-#[command(after_help = SERVE_EXAMPLES)]
+#[command(after_help = SERVE_EXAMPLES, after_long_help = format!("{SERVE_EXAMPLES}\n\n{VARIABLES_HELP}"))]
 pub(crate) struct ServeArguments {
     /// Serve what the YAML files of this directory say, instead of an McpServer of the cluster.
     #[arg(long, value_name = "DIR", conflicts_with_all = ["namespace", "server"])]
@@ -114,9 +123,16 @@ pub(crate) struct ServeArguments {
     /// Where MCP is served [default: [::]:8443, with --from 127.0.0.1:8443].
     #[arg(long)]
     pub(crate) listen: Option<SocketAddr>,
+    /// Serve the same endpoint without TLS too, at a loopback address such as 127.0.0.1:8080, for clients that cannot be
+    /// told of a certificate authority. Passwords are not accepted there. Only with --from.
+    #[arg(long, value_name = "ADDRESS", requires = "from")]
+    pub(crate) plain_listen: Option<SocketAddr>,
     /// Where health and metrics are served [default: [::]:9090, with --from 127.0.0.1:9090].
     #[arg(long)]
     pub(crate) admin_listen: Option<SocketAddr>,
+    /// Let callers without a credential in from other machines too, where the files or MCP_AUTH_ENABLED let them in.
+    #[arg(long, conflicts_with_all = ["namespace", "server"])]
+    pub(crate) unsafe_anonymous: bool,
     #[command(flatten)]
     log: LogArguments,
 }
@@ -148,10 +164,18 @@ impl Command {
             }
             Command::Serve(arguments) => {
                 telemetry::init(arguments.log.log_format, arguments.log.log.as_deref())?;
-                start::serve(arguments)
+                start::serve(arguments, std::env::vars_os().collect())
             }
             Command::Audit(audit) => {
                 audit.run(jiff::Timestamp::now(), &mut io::BufWriter::new(io::stdout().lock()))
+            }
+            Command::Key(key) => key.run(&mut io::BufWriter::new(io::stdout().lock())),
+            Command::Token(token) => {
+                token.run(jiff::Timestamp::now(), &mut io::BufWriter::new(io::stdout().lock()))
+            }
+            Command::Whoami(whoami) => {
+                let credential = credential_of_environment()?;
+                whoami.run(credential, &mut io::BufWriter::new(io::stdout().lock()))
             }
             Command::Crds => {
                 let text = serde_saphyr::to_string_multiple(&crate::api::crds())?;
@@ -166,6 +190,15 @@ impl Command {
                 Ok(())
             }
         }
+    }
+}
+
+/// A credential cannot be a flag with a variable, because then it could be a flag.
+fn credential_of_environment() -> anyhow::Result<Option<String>> {
+    match std::env::var(CREDENTIAL_VARIABLE) {
+        Ok(credential) => Ok(Some(credential).filter(|credential| !credential.is_empty())),
+        Err(std::env::VarError::NotPresent) => Ok(None),
+        Err(std::env::VarError::NotUnicode(_)) => anyhow::bail!("{CREDENTIAL_VARIABLE} is not text"),
     }
 }
 
@@ -185,5 +218,15 @@ mod tests {
         assert!(
             Cli::try_parse_from(["portcullis", "serve", "--namespace", "agents", "--server", "ops"]).is_ok()
         );
+    }
+
+    #[test]
+    fn the_help_of_serve_lists_the_variables() {
+        let mut command = Cli::command();
+        let serve = command.find_subcommand_mut("serve").expect("it is there");
+        let help = serve.render_long_help().to_string();
+        assert!(help.contains("MCP_AUTH_API_KEY_FILE") && help.contains("--unsafe-anonymous"), "{help}");
+        let server = ["portcullis", "serve", "--namespace", "a", "--server", "b", "--unsafe-anonymous"];
+        assert!(Cli::try_parse_from(server).is_err());
     }
 }

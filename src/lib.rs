@@ -4,9 +4,9 @@
 //! A request: `TLS -> Host, Origin -> credential -> authenticate -> authorize -> intent -> tool -> outcome` ([`server`]).
 //!
 //! ```text
-//! 5 wiring   main -> cli -> controller | server, admin, telemetry, audit_command
+//! 5 wiring   main -> cli -> controller | server, admin, telemetry, terminal, *_command
 //! 4 engines  controller              server          (they never import each other)
-//! 3 edges    k8s    index -> k8s     tools    audit  (I/O)
+//! 3 edges    k8s    index -> k8s     authenticator -> index    tools    audit  (I/O)
 //! 2 rules    authn  authz  pki  mcp                  (no I/O, no clock: time and randomness are arguments)
 //! 1 ground   api    metrics
 //! ```
@@ -19,13 +19,17 @@ pub mod api;
 mod architecture;
 mod audit;
 mod audit_command;
+mod authenticator;
 mod authn;
 mod authz;
+#[cfg(feature = "bench")]
+pub mod bench;
 pub mod cli;
 mod controller;
 mod generate;
 mod index;
 mod k8s;
+mod key_command;
 mod mcp;
 mod metrics;
 mod pki;
@@ -34,4 +38,7 @@ mod requirements;
 mod server;
 mod start;
 mod telemetry;
+mod terminal;
+mod token_command;
 mod tools;
+mod whoami_command;

@@ -14,30 +14,35 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-use crate::admin::{self, Gates};
+use crate::admin::{self, Gate, Gates};
 use crate::api::names;
 use crate::audit::{AuditLog, Notifier, Refusal, Settings};
+use crate::authenticator::{self, Authenticator, Materials};
 use crate::cli::{OperatorArguments, ServeArguments};
 use crate::controller::{self, OperatorConfig};
+use crate::index::files::{Environment, Variables};
+use crate::index::freshness::{Following, Staleness};
 use crate::index::{self, Policy, Subject};
 use crate::metrics::Metrics;
 use crate::server::{self, InternalConfig, ServeConfig, ServeParts, Times};
 use crate::tools;
 
+mod directory;
+
 /// Directory of the endpoint's certificate in a pod.
 const TLS_DIRECTORY: &str = "/etc/portcullis/tls";
 /// Directory of the internal port's certificate in a pod.
 const INTERNAL_TLS_DIRECTORY: &str = "/etc/portcullis/internal";
+/// The process's own token of the cluster in a pod.
+const TOKEN_FILE: &str = "/var/run/secrets/kubernetes.io/serviceaccount/token";
 /// The audit's file in a pod.
 const AUDIT_FILE: &str = "/var/lib/portcullis/audit.db";
-/// Port of the endpoint on a laptop.
-const LOCAL_PORT: u16 = 8443;
 
 /// Runs the operator until a signal ends it.
 pub(crate) fn operator(arguments: OperatorArguments) -> anyhow::Result<()> {
     run(async move {
         let stop = stop_on_signal()?;
-        let (registry, metrics) = metrics();
+        let (registry, metrics) = metrics(None);
         let ready = Arc::new(AtomicBool::new(false));
         let config = OperatorConfig {
             namespace: arguments.namespace,
@@ -63,10 +68,17 @@ pub(crate) fn operator(arguments: OperatorArguments) -> anyhow::Result<()> {
 }
 
 /// Runs an endpoint until a signal ends it.
-pub(crate) fn serve(arguments: ServeArguments) -> anyhow::Result<()> {
+pub(crate) fn serve(arguments: ServeArguments, environment: Environment) -> anyhow::Result<()> {
+    if arguments.from.is_none()
+        && let Some(variable) = Variables::first(&environment)
+    {
+        anyhow::bail!(
+            "{variable}: counts with --from only; an McpServer of the cluster says how callers prove who they are"
+        );
+    }
     run(async move {
         match arguments.from.clone() {
-            Some(directory) => serve_directory(&directory, arguments).await,
+            Some(directory) => directory::serve(&directory, arguments, environment).await,
             None => serve_object(arguments).await,
         }
     })
@@ -88,6 +100,7 @@ async fn serve_object(arguments: ServeArguments) -> anyhow::Result<()> {
         pod_ip: Some(arguments.pod_ip),
         listen: arguments.listen.unwrap_or_else(|| everywhere(names::HTTPS_PORT)),
         tls_dir: PathBuf::from(TLS_DIRECTORY),
+        plain_listen: None,
         internal: Some(InternalConfig {
             listen: everywhere(names::INTERNAL_PORT),
             tls_dir: PathBuf::from(INTERNAL_TLS_DIRECTORY),
@@ -97,7 +110,7 @@ async fn serve_object(arguments: ServeArguments) -> anyhow::Result<()> {
     let admin = arguments.admin_listen.unwrap_or_else(|| everywhere(names::ADMIN_PORT));
     let ended = CancellationToken::new();
     let (policy, following) = index::watch::follow(client.clone(), subject, ended.clone());
-    let (registry, metrics) = metrics();
+    let (registry, metrics) = metrics(Some(&policy));
     let (sender, refusals) = Notifier::queue();
     let notifying =
         notify(client.clone(), policy.clone(), arguments.pod_name, refusals, ended.clone(), metrics.clone());
@@ -109,61 +122,24 @@ async fn serve_object(arguments: ServeArguments) -> anyhow::Result<()> {
         tokio::join!(following, notifying);
     };
     let audit = (PathBuf::from(AUDIT_FILE), Settings { refusals: Some(sender), ..Settings::default() });
-    let process = Process { client, policy, registry, metrics, stop, ended: ended.clone() };
-    endpoint(config, admin, audit, process, background).await
-}
-
-/// Serves what the files of a directory say, on this machine, with the cluster of the kubeconfig.
-async fn serve_directory(directory: &Path, arguments: ServeArguments) -> anyhow::Result<()> {
-    let stop = stop_on_signal()?;
-    let local = |port| SocketAddr::from(([127, 0, 0, 1], port));
-    let listen = arguments.listen.unwrap_or_else(|| local(LOCAL_PORT));
-    let client = client().await?;
-    let ended = CancellationToken::new();
-    let (policy, subject, keys, following) = index::files::follow(
-        directory.to_owned(),
-        arguments.operator_namespace,
-        Some(client.clone()),
-        ended.clone(),
-    )?;
-    let generated = directory.join(index::files::GENERATED);
-    let tls_dir = generated.join("tls");
-    let hosts =
-        policy.load().server.iter().flat_map(|server| server.spec.tls.hosts.clone()).collect::<Vec<_>>();
-    server::self_signed::ensure(&tls_dir, &hosts)?;
-    let path = policy
-        .load()
-        .server
-        .as_ref()
-        .map_or_else(String::new, |server| server.spec.transports.streamable_http.path.clone());
-    eprintln!("url      https://{listen}{path}");
-    eprintln!("ca       {}", tls_dir.join("ca.crt").display());
-    for key in &keys {
-        let how = if key.generated { "generated" } else { "from an earlier run" };
-        eprintln!("key      {} ({}, {how})", key.path.display(), key.key);
-    }
-    eprintln!("audit    {}", generated.join("audit.db").display());
-    let config = ServeConfig {
-        namespace: subject.namespace,
-        server: subject.server,
-        pod_ip: None,
-        listen,
-        tls_dir,
-        internal: None,
-        // Nobody has to notice that a laptop's endpoint goes away.
-        times: Times { linger: std::time::Duration::ZERO, ..Times::default() },
+    let directory = Path::new(names::MATERIALS_DIRECTORY);
+    let materials = Materials::mounted(directory).context("mounted Secrets and ConfigMaps")?;
+    let proving = authenticator::Settings {
+        namespace: config.namespace.clone(),
+        server: config.server.clone(),
+        resource: None,
+        token_file: Some(PathBuf::from(TOKEN_FILE)),
     };
-    let admin = arguments.admin_listen.unwrap_or_else(|| local(names::ADMIN_PORT as u16));
-    let audit = (generated.join("audit.db"), Settings::default());
-    let (registry, metrics) = metrics();
-    endpoint(config, admin, audit, Process { client, policy, registry, metrics, stop, ended }, following)
-        .await
+    let authenticator = Authenticator::new(client.clone(), materials, proving);
+    let process = Process { client, policy, authenticator, registry, metrics, stop, ended: ended.clone() };
+    endpoint(config, admin, audit, process, background).await
 }
 
 /// What the parts of an endpoint share.
 struct Process {
     client: kube::Client,
     policy: Policy,
+    authenticator: Authenticator,
     registry: Arc<Registry>,
     metrics: Arc<Metrics>,
     /// Told to stop: no new requests.
@@ -180,15 +156,25 @@ async fn endpoint(
     process: Process,
     background: impl Future<Output = ()>,
 ) -> anyhow::Result<()> {
-    let Process { client, policy, registry, metrics, stop, ended } = process;
+    let Process { client, policy, authenticator, registry, metrics, stop, ended } = process;
     let name = format!("{}/{}", config.namespace, config.server);
     let (audit, writer) = AuditLog::open_with(&audit_file, &name, metrics.clone(), settings)
         .with_context(|| format!("audit log {}", audit_file.display()))?;
     let ready = Arc::new(AtomicBool::new(false));
-    let gates = Gates::default().with("endpoint", ready.clone());
+    let followed = policy.clone();
+    let gates = Gates::default()
+        .with("endpoint", ready.clone())
+        .asking("policy", move || policy_gate(followed.following(jiff::Timestamp::now())));
     let admin = listen(admin).await?;
-    let parts = ServeParts { client, policy, audit, metrics, tools: tools::registry(), ready };
+    let proving = authenticator.clone().follow(policy.clone(), ended.clone());
+    let parts = ServeParts { client, policy, audit, metrics, authenticator, tools: tools::registry(), ready };
     let server = server::bind(config, parts).await?;
+    let shakes_hands = server.shakes_hands();
+    let unverified = || Gate::Closed(Some("there is nothing to verify clients with".to_owned()));
+    let gates = gates.asking("client-certificates", move || match shakes_hands() {
+        true => Gate::Open,
+        false => unverified(),
+    });
     tracing::info!(address = %server.address()?, server = name, "Listening");
     // Health is served and the policy followed until the last request has ended: a draining pod is alive, and a key
     // that is revoked meanwhile is refused.
@@ -205,9 +191,18 @@ async fn endpoint(
         stop.cancel();
     };
     let health = admin::serve(admin, gates, registry, ended.clone());
-    let (closed, (), health) = tokio::join!(serving, background, health);
+    let (closed, (), (), health) = tokio::join!(serving, background, proving, health);
     closed.context("audit log")?;
     health.context("health and metrics")
+}
+
+/// A replica that falls behind alone is taken out of the Service. When the API server answers nobody, none must be.
+fn policy_gate(following: Following) -> Gate {
+    match following {
+        Following::Current => Gate::Open,
+        Following::Behind(_) => Gate::Closed(Some(following.to_string())),
+        Following::OutOfReach(_) => Gate::Degraded(following.to_string()),
+    }
 }
 
 /// Tells refusals as Kubernetes Events on the `McpServer`, once it is known which one that is.
@@ -257,8 +252,12 @@ fn stop_on_signal() -> anyhow::Result<CancellationToken> {
     Ok(stop)
 }
 
-fn metrics() -> (Arc<Registry>, Arc<Metrics>) {
+/// The counters, and the age of an endpoint's policy.
+fn metrics(policy: Option<&Policy>) -> (Arc<Registry>, Arc<Metrics>) {
     let mut registry = Registry::default();
+    if let Some(policy) = policy {
+        registry.register_collector(Box::new(Staleness(policy.clone())));
+    }
     let metrics = Arc::new(Metrics::new(&mut registry));
     (Arc::new(registry), metrics)
 }

@@ -6,6 +6,13 @@ pub const ACCEPTED: &str = "Accepted";
 pub const AVAILABLE: &str = "Available";
 /// Summary: the object does what its spec says, now.
 pub const READY: &str = "Ready";
+/// The keys of an endpoint's own tokens are made and replaced as the spec asks.
+pub const SIGNING_KEYS: &str = "SigningKeys";
+
+/// A successor of a key is under way: replicas learn to accept it before anybody can read it.
+pub const ROTATING: &str = "Rotating";
+/// A key ends soon.
+pub const EXPIRING: &str = "Expiring";
 
 /// Everything is as the spec asks.
 pub const REASON_READY: &str = "Ready";
@@ -33,3 +40,19 @@ pub const REASON_DISABLED: &str = "Disabled";
 pub const REASON_EXPIRED: &str = "Expired";
 /// Not looked at yet.
 pub const REASON_PENDING: &str = "Pending";
+/// A replica does not take part in a rotation; the message names it.
+pub const REASON_ROTATION_BLOCKED: &str = "RotationBlocked";
+/// A key that is to be imported could be guessed or was published; the message says what to do.
+pub const REASON_WEAK_KEY: &str = "WeakKey";
+/// A key that is to be imported was revoked before.
+pub const REASON_REVOKED: &str = "Revoked";
+/// No successor is under way.
+pub const REASON_NOT_ROTATING: &str = "NotRotating";
+/// Not every ready replica accepts the successor yet; the message says how many do.
+pub const REASON_WAITING_FOR_REPLICAS: &str = "WaitingForReplicas";
+/// The key has no end, or one that is far away.
+pub const REASON_NOT_EXPIRING: &str = "NotExpiring";
+/// The key ends within seven days.
+pub const REASON_WITHIN_SEVEN_DAYS: &str = "WithinSevenDays";
+/// The key ends within a day.
+pub const REASON_WITHIN_ONE_DAY: &str = "WithinOneDay";

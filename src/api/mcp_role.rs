@@ -39,6 +39,11 @@ pub struct McpRoleSpec {
     /// Permissions such as `k8s:pods:list`; `k8s:pods:*` and `k8s:*` stand for all that follow.
     #[schemars(length(min = 1, max = 128), inner(length(min = 1, max = 128)))]
     pub permissions: Vec<String>,
+    /// Who holds the role by proving who they are: users, groups and ServiceAccounts. An API key holds the roles that
+    /// its own object names, and no others.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 128))]
+    pub subjects: Vec<Subject>,
     /// Names of the servers of this namespace that the role counts for; empty means every one.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64), inner(length(min = 1, max = 63)))]
@@ -85,9 +90,46 @@ pub struct ClusterMcpRoleSpec {
     /// Every namespace there is, and cluster-scoped resources.
     #[serde(default)]
     pub all_namespaces: bool,
+    /// Who holds the role by proving who they are. Users and groups name their issuer here. An API key holds the roles
+    /// that its own object names, and no others.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 128))]
+    pub subjects: Vec<Subject>,
     /// The servers that the role counts for.
     #[schemars(length(min = 1, max = 64))]
     pub servers: Vec<ServerReference>,
+}
+
+/// Somebody who may hold a role.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("self.kind == 'ServiceAccount' ? !has(self.issuer) : !has(self.namespace)").message("a ServiceAccount has a namespace and no issuer; a User or Group has an issuer and no namespace"))]
+pub struct Subject {
+    /// What the name stands for.
+    pub kind: SubjectKind,
+    /// The name.
+    #[schemars(length(min = 1, max = 512))]
+    pub name: String,
+    /// Namespace of a ServiceAccount. Default: the role's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 63))]
+    pub namespace: Option<String>,
+    /// Who vouches for a user or group: the issuer of a token, or `basic`, `certificate`, `kubernetes` or `anonymous`.
+    /// Default: anybody whom the server trusts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 512))]
+    pub issuer: Option<String>,
+}
+
+/// Kind of a subject.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SubjectKind {
+    /// A user.
+    User,
+    /// Every member of a group.
+    Group,
+    /// A ServiceAccount of the cluster.
+    ServiceAccount,
 }
 
 /// One `McpServer`.

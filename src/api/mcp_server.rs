@@ -8,6 +8,8 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::authentication::{AuthenticationSpec, AuthenticationStatus};
+
 /// An MCP endpoint whose tools act on Kubernetes with the rights of the roles that select it.
 #[derive(CustomResource, KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
 #[kube(
@@ -43,6 +45,10 @@ pub struct McpServerSpec {
     /// Which tools the endpoint has at all, before any role is asked.
     #[serde(default)]
     pub tools: ToolsSpec,
+
+    /// Every way in which callers may prove who they are.
+    #[serde(default)]
+    pub authentication: AuthenticationSpec,
 
     /// The certificate of the endpoint.
     #[serde(default)]
@@ -268,10 +274,13 @@ pub struct McpServerStatus {
     /// The certificate that is served.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tls: Option<TlsStatus>,
+    /// Keys of the endpoint's own tokens.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub authentication: Option<AuthenticationStatus>,
     /// Generation of the spec that this status describes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
-    /// `Accepted`, `Available` and `Ready`.
+    /// `Accepted`, `Available` and `Ready`; `SigningKeys` where the endpoint has tokens of its own.
     #[serde(default)]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,

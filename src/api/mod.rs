@@ -5,21 +5,30 @@
 // The derive of the kinds makes public types in private modules.
 #![allow(unreachable_pub)]
 
+mod authentication;
 pub mod conditions;
 mod mcp_api_key;
 mod mcp_role;
 mod mcp_server;
 pub mod names;
+pub mod replica;
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::CustomResourceExt;
 
+pub use authentication::{
+    AnonymousSpec, ApiKeysSpec, AuthenticationSpec, AuthenticationStatus, BasicSpec, BlockedKind,
+    BlockedSubject, CertificateIdentity, ClaimsSpec, ClientCertificateMode, ClientCertificatesSpec,
+    JwtAlgorithm, JwtIssuerSpec, MaterialKind, MaterialReference, ScopesMode, SecretKeyReference,
+    ServiceAccountsSpec, SigningKeyState, SigningKeyStatus, TokensSpec,
+};
 pub use mcp_api_key::{
-    KeyGeneration, KeyState, McpApiKey, McpApiKeySpec, McpApiKeyStatus, RoleKind, RoleReference,
-    SecretReference,
+    ImportReference, ImportSpec, KeyGeneration, KeyState, McpApiKey, McpApiKeySpec, McpApiKeyStatus,
+    RateLimitSpec, RoleKind, RoleReference, RotationSpec, SecretReference,
 };
 pub use mcp_role::{
-    ClusterMcpRole, ClusterMcpRoleSpec, McpRole, McpRoleSpec, McpRoleStatus, ServerReference,
+    ClusterMcpRole, ClusterMcpRoleSpec, McpRole, McpRoleSpec, McpRoleStatus, ServerReference, Subject,
+    SubjectKind,
 };
 pub use mcp_server::{
     ExposeSpec, McpServer, McpServerSpec, McpServerStatus, NetworkSpec, ServerInfo, ServiceSpec, ServiceType,

@@ -1,5 +1,7 @@
 //! Names that the operator, the endpoint, the chart and the admission policies agree on.
 
+use super::authentication::MaterialKind;
+
 /// Field manager of every server-side apply, and value of `app.kubernetes.io/managed-by`.
 pub const FIELD_MANAGER: &str = "portcullis";
 /// Label of every child: the `McpServer` it belongs to.
@@ -20,8 +22,24 @@ pub const FINALIZER: &str = "portcullis.dev/cleanup";
 pub const API_KEY_SECRET_TYPE: &str = "portcullis.dev/api-key";
 /// Type of the Secret that holds a server's leaf for the internal port.
 pub const INTERNAL_TLS_SECRET_TYPE: &str = "portcullis.dev/internal-tls";
+/// Type of the Secret that holds the keys of a server's own tokens.
+pub const SIGNING_SECRET_TYPE: &str = "portcullis.dev/signing-keys";
+/// Type of the Secret that holds the salted hashes of a server's imported keys.
+pub const IMPORTED_SECRET_TYPE: &str = "portcullis.dev/imported-keys";
 /// Data key of the plaintext in an API key's Secret.
 pub const API_KEY_DATA: &str = "api-key";
+/// Data key of the plaintext that will take its place once every replica accepts it.
+pub const NEXT_API_KEY_DATA: &str = "next-api-key";
+/// Data key in the Secret of [`SIGNING_SECRET_TYPE`].
+pub const SIGNING_DATA: &str = "keys.json";
+/// Data key in the Secret of [`IMPORTED_SECRET_TYPE`].
+pub const IMPORTED_DATA: &str = "imported.json";
+/// Annotation of a key or a server: any new value asks for a rotation.
+pub const ROTATE_ANNOTATION: &str = "portcullis.dev/rotate";
+/// Annotation of a key or a server: any new value revokes every generation there is, at once.
+pub const REVOKE_ANNOTATION: &str = "portcullis.dev/revoke";
+/// Directory in a pod under which the entries of Secrets and ConfigMaps are mounted.
+pub const MATERIALS_DIRECTORY: &str = "/etc/portcullis/materials";
 
 /// Port of the MCP endpoint (TLS) in the pod; the Service maps 443 to it.
 pub const HTTPS_PORT: i32 = 8443;
@@ -61,6 +79,30 @@ pub fn internal_secret(server: &str) -> String {
 /// Name of the Secret that holds the plaintext of an API key.
 pub fn key_secret(key: &str) -> String {
     format!("{key}-mcp-key")
+}
+
+/// Name of the Secret with the keys of a server's own tokens.
+pub fn signing_secret(server: &str) -> String {
+    format!("{server}-mcp-signing")
+}
+
+/// Name of the Secret with the salted hashes of the keys that were imported for a server.
+pub fn imported_secret(server: &str) -> String {
+    format!("{server}-mcp-imported")
+}
+
+/// Path of an entry of a Secret or ConfigMap below [`MATERIALS_DIRECTORY`].
+pub fn material_path(kind: MaterialKind, name: &str, key: &str) -> String {
+    let folder = match kind {
+        MaterialKind::ConfigMap => "configmap",
+        MaterialKind::Secret => "secret",
+    };
+    format!("{folder}/{name}/{key}")
+}
+
+/// URL by which clients inside the cluster know an endpoint.
+pub fn resource_url(namespace: &str, server: &str, path: &str) -> String {
+    format!("https://{}.{namespace}.svc{path}", workload(server))
 }
 
 /// ClusterRole of the catalogue behind a permission such as `k8s:pods:list`.

@@ -22,6 +22,6 @@ pub(crate) use log::Writer;
 pub(crate) use log::{AuditLog, Settings};
 pub(crate) use notify::{Notifier, Refusal};
 pub(crate) use query::{Filter, MAX_LIMIT, query};
-pub(crate) use redact::json_size;
+pub(crate) use redact::{json_size, text as without_secrets};
 pub(crate) use store::Link;
 pub(crate) use verify::verify;

@@ -207,7 +207,7 @@ fn promises_secret(name: &str) -> bool {
 }
 
 /// Redacts a free text: tokens, and what stands behind names that promise a secret.
-fn text(content: String) -> String {
+pub(crate) fn text(content: String) -> String {
     if is_secret_manifest(&content) {
         return MASK.to_owned();
     }

@@ -114,7 +114,7 @@ pub(crate) fn parse_digest(text: &str) -> Option<[u8; 32]> {
 }
 
 /// Crockford's base 32 of 80 bits.
-fn base32(bytes: &[u8; 10]) -> String {
+pub(super) fn base32(bytes: &[u8; 10]) -> String {
     let mut padded = [0; 16];
     padded[6..].copy_from_slice(bytes);
     let number = u128::from_be_bytes(padded);

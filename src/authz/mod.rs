@@ -15,6 +15,7 @@ use std::fmt;
 use std::sync::Arc;
 
 pub(crate) use catalogue::{Class, Permission};
+pub(crate) use permission::within_scopes;
 pub(crate) use role::{Role, RoleId, Scope};
 
 /// What a call acts on.

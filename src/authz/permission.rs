@@ -93,6 +93,11 @@ impl Pattern {
     }
 }
 
+/// Whether one of the scopes of a credential stands for the permission. A scope that is no pattern stands for nothing.
+pub(crate) fn within_scopes(scopes: &[String], permission: Permission) -> bool {
+    scopes.iter().any(|scope| Pattern::parse(scope).is_ok_and(|pattern| pattern.matches(permission)))
+}
+
 impl fmt::Display for Pattern {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match (&self.resource, &self.verb) {
@@ -179,6 +184,22 @@ mod tests {
         assert_eq!(Pattern::parse("k8s:Pods:list"), Err(ParsePattern::Segment("Pods".into())));
         assert_eq!(Pattern::parse("k8s::list"), Err(ParsePattern::Segment(String::new())));
         assert_eq!(Pattern::parse(&format!("k8s:{}", "a".repeat(200))), Err(ParsePattern::TooLong));
+    }
+
+    #[test]
+    fn scopes_narrow_by_the_patterns_that_roles_are_written_with() {
+        let within = |scopes: &[&str]| {
+            let scopes: Vec<String> = scopes.iter().map(|scope| (*scope).to_owned()).collect();
+            within_scopes(&scopes, Permission::of("pods", "list"))
+        };
+        assert!(
+            within(&["k8s:services:list", "k8s:pods:list"]) && within(&["k8s:*:list"]) && within(&["k8s:*"])
+        );
+        assert!(
+            !within(&[])
+                && !within(&["k8s:pods:get"])
+                && !within(&["mcp:tools", "openid", "*", "k8s:po*:list"])
+        );
     }
 
     proptest! {

@@ -5,7 +5,7 @@
 
 use std::fmt;
 
-use crate::api::{ClusterMcpRole, McpRole, RoleKind};
+use crate::api::{ClusterMcpRole, McpRole, RoleKind, Subject, SubjectKind};
 
 use super::catalogue::Permission;
 use super::permission::{ParsePattern, Pattern};
@@ -108,6 +108,25 @@ pub(crate) struct Role {
     permissions: Vec<Permission>,
     scope: Scope,
     servers: Servers,
+    subjects: Vec<Holder>,
+}
+
+/// Somebody who holds a role by proving who they are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Holder {
+    /// User, group, or ServiceAccount as the user name that Kubernetes gives it.
+    pub(crate) name: HolderName,
+    /// Who must vouch for the name. None: anybody whom the server trusts.
+    pub(crate) issuer: Option<String>,
+}
+
+/// What a holder is known by.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum HolderName {
+    /// The name of a user.
+    User(String),
+    /// The name of a group.
+    Group(String),
 }
 
 /// The servers that a role counts for.
@@ -149,6 +168,22 @@ pub(crate) enum InvalidRole {
     /// A cluster role names no server.
     #[error("spec.servers: name at least one server")]
     NoServers,
+    /// A user or group of a cluster role without an issuer.
+    #[error("spec.subjects[{index}].issuer: name who vouches for {name:?}")]
+    NoIssuer {
+        /// Position in the list.
+        index: usize,
+        /// Who stands there.
+        name: String,
+    },
+    /// A ServiceAccount of a cluster role without a namespace.
+    #[error("spec.subjects[{index}].namespace: name the namespace of ServiceAccount {name:?}")]
+    NoNamespace {
+        /// Position in the list.
+        index: usize,
+        /// Who stands there.
+        name: String,
+    },
 }
 
 impl InvalidRole {
@@ -177,6 +212,7 @@ impl Role {
                 name: role.metadata.name.clone().unwrap_or_default(),
             },
             permissions: permissions(&role.spec.permissions)?,
+            subjects: holders(&role.spec.subjects, Some(&namespace))?,
             scope: Scope::Namespace(namespace),
             servers,
         })
@@ -206,6 +242,7 @@ impl Role {
                 name: role.metadata.name.clone().unwrap_or_default(),
             },
             permissions: permissions(&role.spec.permissions)?,
+            subjects: holders(&role.spec.subjects, None)?,
             scope,
             servers: Servers::Named(named.collect()),
         })
@@ -224,6 +261,11 @@ impl Role {
     /// The namespaces in which it counts.
     pub(crate) fn scope(&self) -> &Scope {
         &self.scope
+    }
+
+    /// Who holds it by proving who they are.
+    pub(crate) fn subjects(&self) -> &[Holder] {
+        &self.subjects
     }
 
     /// Whether the permission is among the role's.
@@ -256,6 +298,31 @@ fn permissions(texts: &[String]) -> Result<Vec<Permission>, InvalidRole> {
     granted.sort();
     granted.dedup();
     Ok(granted)
+}
+
+/// Who holds a role. In a cluster role every user and group names its issuer, because the administrator of one server
+/// must not make up users of another.
+fn holders(subjects: &[Subject], namespace: Option<&str>) -> Result<Vec<Holder>, InvalidRole> {
+    let convert = |(index, subject): (usize, &Subject)| {
+        let name = subject.name.clone();
+        let issuer = match (&subject.issuer, namespace) {
+            (None, None) if subject.kind != SubjectKind::ServiceAccount => {
+                return Err(InvalidRole::NoIssuer { index, name });
+            }
+            (issuer, _) => issuer.clone(),
+        };
+        Ok(match subject.kind {
+            SubjectKind::User => Holder { name: HolderName::User(name), issuer },
+            SubjectKind::Group => Holder { name: HolderName::Group(name), issuer },
+            SubjectKind::ServiceAccount => {
+                let namespace = subject.namespace.as_deref().or(namespace);
+                let namespace = namespace.ok_or(InvalidRole::NoNamespace { index, name: name.clone() })?;
+                let user = format!("system:serviceaccount:{namespace}:{name}");
+                Holder { name: HolderName::User(user), issuer: Some("kubernetes".to_owned()) }
+            }
+        })
+    };
+    subjects.iter().enumerate().map(convert).collect()
 }
 
 fn namespace_patterns(

@@ -92,6 +92,7 @@ impl Cluster {
         let namespace = server.namespace().unwrap_or_default();
         if change.is_more_than_status() {
             self.queues.servers.push(&namespace, server.name_any());
+            self.look_at_roles_with_subjects(&namespace, &server.name_any());
         }
         if change.before.is_none() || change.after.is_none() {
             self.queues.namespaces.push("", namespace);
@@ -169,6 +170,23 @@ impl Cluster {
         for server in self.servers.state_filter(|server| which(server)) {
             self.queues.servers.push(server.namespace().unwrap_or_default(), server.name_any());
         }
+    }
+
+    /// Whose subjects can come in at all depends on the servers that the role counts for.
+    fn look_at_roles_with_subjects(&self, namespace: &str, server: &str) {
+        let local = self.roles.state_filter(|role| {
+            role.namespace().as_deref() == Some(namespace)
+                && role.0.as_ref().is_ok_and(|role| !role.spec.subjects.is_empty())
+        });
+        local.iter().for_each(|role| self.queues.roles.push(namespace, role.name_any()));
+        let wide = self.cluster_roles.state_filter(|role| {
+            role.0.as_ref().is_ok_and(|role| {
+                let selects =
+                    || role.spec.servers.iter().any(|s| s.namespace == namespace && s.name == server);
+                !role.spec.subjects.is_empty() && selects()
+            })
+        });
+        wide.iter().for_each(|role| self.queues.cluster_roles.push("", role.name_any()));
     }
 
     fn look_at_keys(&self, which: impl Fn(&Guarded<McpApiKey>) -> bool) {

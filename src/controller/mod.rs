@@ -10,6 +10,7 @@ mod mcp_api_key;
 mod mcp_role;
 mod mcp_server;
 mod namespaces;
+mod replicas;
 mod status;
 
 use std::future::Future;
@@ -187,6 +188,7 @@ impl Context {
             engine::drive("Namespace", self, &cluster.namespaces, &queues.namespaces, namespaces::reconcile),
             namespaces::watch_children(self),
             self.sweep(),
+            mcp_api_key::sweep(self),
             load,
         );
     }

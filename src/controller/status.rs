@@ -20,6 +20,18 @@ pub(super) enum Stale {
     Refused,
 }
 
+/// How a write ended.
+pub(super) enum Written<K> {
+    /// The status was there already.
+    Same,
+    /// It was written; this is the object as it is now.
+    Done(K),
+    /// The object is gone.
+    Gone,
+    /// The object has changed since it was read, and nothing was written.
+    Raced,
+}
+
 /// Writes the status unless it is there already. Gives the object back as it is then, if it was written.
 ///
 /// # Errors
@@ -35,8 +47,34 @@ where
     K: Resource<DynamicType = ()> + Clone + DeserializeOwned + std::fmt::Debug,
     S: PartialEq + Serialize,
 {
+    match try_write(api, object, before, status, stale).await? {
+        Written::Done(written) => Ok(Some(written)),
+        Written::Same | Written::Gone => Ok(None),
+        Written::Raced => Err(Transient::apply(format!(
+            "failed to write the status of {} {:?}: it has changed",
+            K::kind(&()),
+            object.name_any()
+        ))),
+    }
+}
+
+/// As [`write`], for those who have to know that they came too late.
+///
+/// # Errors
+/// [`Transient`] when the API server refuses or does not answer.
+pub(super) async fn try_write<K, S>(
+    api: &Api<K>,
+    object: &K,
+    before: Option<&S>,
+    status: &S,
+    stale: Stale,
+) -> Result<Written<K>, Transient>
+where
+    K: Resource<DynamicType = ()> + Clone + DeserializeOwned + std::fmt::Debug,
+    S: PartialEq + Serialize,
+{
     if before == Some(status) {
-        return Ok(None);
+        return Ok(Written::Same);
     }
     let name = object.name_any();
     let mut metadata = json!({"uid": object.uid()});
@@ -53,9 +91,10 @@ where
     match api.patch_status(&name, &parameters, &Patch::Apply(&patch)).await {
         Ok(written) => {
             tracing::info!("Status written");
-            Ok(Some(written))
+            Ok(Written::Done(written))
         }
-        Err(kube::Error::Api(status)) if status.is_not_found() => Ok(None),
+        Err(kube::Error::Api(status)) if status.is_not_found() => Ok(Written::Gone),
+        Err(kube::Error::Api(status)) if status.is_conflict() => Ok(Written::Raced),
         Err(error) => Err(Transient::apply(format!(
             "failed to write the status of {} {name:?}: {}",
             K::kind(&()),

@@ -133,14 +133,47 @@ mod tests {
         assert_eq!(escape_template("a {{ b }} c"), "a {{ \"{{\" }} b }} c");
     }
 
+    fn sample(file: &str) -> Vec<serde_json::Value> {
+        let samples = Path::new(env!("CARGO_MANIFEST_DIR")).join("manifests/samples");
+        let text = std::fs::read_to_string(samples.join(file)).unwrap();
+        serde_saphyr::from_multiple(&text).unwrap()
+    }
+
+    #[test]
+    fn what_the_sample_of_authentication_says_is_what_is_read_from_it() {
+        let objects = sample("authentication.yaml");
+        let one = |kind: &str| objects.iter().find(|object| object["kind"] == kind).unwrap().clone();
+        let server: crate::api::McpServer = serde_json::from_value(one("McpServer")).unwrap();
+        let key: crate::api::McpApiKey = serde_json::from_value(one("McpApiKey")).unwrap();
+        // A field that nobody knows would be dropped in silence.
+        for (written, read) in [
+            (&one("McpServer")["spec"]["authentication"], serde_json::json!(server.spec.authentication)),
+            (&one("McpApiKey")["spec"], serde_json::json!(key.spec)),
+        ] {
+            assert!(holds(&read, written), "{written} is read as {read}");
+        }
+    }
+
+    /// Whether everything that was written was read.
+    fn holds(read: &serde_json::Value, written: &serde_json::Value) -> bool {
+        use serde_json::Value;
+        match (read, written) {
+            (Value::Object(read), Value::Object(written)) => {
+                written.iter().all(|(key, value)| read.get(key).is_some_and(|found| holds(found, value)))
+            }
+            (Value::Array(read), Value::Array(written)) => {
+                read.len() == written.len()
+                    && read.iter().zip(written).all(|(read, written)| holds(read, written))
+            }
+            (read, written) => read == written,
+        }
+    }
+
     #[test]
     fn every_role_of_the_samples_grants_something() {
-        let samples = Path::new(env!("CARGO_MANIFEST_DIR")).join("manifests/samples");
         let mut roles = 0;
-        for file in ["quickstart.yaml", "roles-presets.yaml"] {
-            let text = std::fs::read_to_string(samples.join(file)).unwrap();
-            let objects: Vec<serde_json::Value> = serde_saphyr::from_multiple(&text).unwrap();
-            for object in objects {
+        for file in ["quickstart.yaml", "roles-presets.yaml", "authentication.yaml"] {
+            for object in sample(file) {
                 let role = match object["kind"].as_str().unwrap() {
                     "McpRole" => Role::from_role(&serde_json::from_value(object).unwrap()),
                     "ClusterMcpRole" => {
@@ -152,6 +185,6 @@ mod tests {
                 roles += 1;
             }
         }
-        assert_eq!(roles, 6);
+        assert_eq!(roles, 8);
     }
 }

@@ -3,18 +3,20 @@
 //! One immutable [`Snapshot`] at a time, swapped whole; a request borrows one and so sees one policy. [`watch`]
 //! follows the cluster, [`files`] a directory; both feed the same [`Policy`].
 
+mod admission;
 pub(crate) mod files;
 pub(crate) mod freshness;
 pub(crate) mod snapshot;
 pub(crate) mod watch;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 
 use arc_swap::ArcSwap;
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
 use crate::authz::Class;
+use freshness::Following;
 
 pub(crate) use snapshot::{Objects, Snapshot};
 
@@ -45,8 +47,19 @@ struct Shared {
     snapshot: ArcSwap<Snapshot>,
     changes: tokio::sync::watch::Sender<u64>,
     synced: AtomicBool,
-    /// When every source was last known to be followed, in milliseconds; none: the source cannot fall behind.
-    last_contact: Option<AtomicI64>,
+    /// None: the source cannot fall behind.
+    contact: Option<Contact>,
+}
+
+/// What is known of the contact with the API server, in milliseconds.
+#[derive(Debug)]
+struct Contact {
+    /// When every source was last known to be followed.
+    last: AtomicI64,
+    /// When the API server last answered anything.
+    answer: AtomicI64,
+    /// Failures of watches, in the order of [`watch::SOURCES`].
+    failures: [AtomicU64; watch::SOURCES.len()],
 }
 
 impl Policy {
@@ -57,7 +70,9 @@ impl Policy {
 
     /// A policy of a cluster, which is empty and not synced until the first snapshot.
     fn remote(now: Timestamp) -> Self {
-        Self::new(Snapshot::default(), false, Some(AtomicI64::new(now.as_millisecond())))
+        let now = now.as_millisecond();
+        let contact = Contact { last: now.into(), answer: now.into(), failures: Default::default() };
+        Self::new(Snapshot::default(), false, Some(contact))
     }
 
     /// A policy of a cluster that was last reached at that time.
@@ -66,12 +81,12 @@ impl Policy {
         Self::remote(last_contact)
     }
 
-    fn new(snapshot: Snapshot, synced: bool, last_contact: Option<AtomicI64>) -> Self {
+    fn new(snapshot: Snapshot, synced: bool, contact: Option<Contact>) -> Self {
         Self(Arc::new(Shared {
             snapshot: ArcSwap::from_pointee(snapshot),
             changes: tokio::sync::watch::Sender::new(0),
             synced: AtomicBool::new(synced),
-            last_contact,
+            contact,
         }))
     }
 
@@ -99,15 +114,44 @@ impl Policy {
 
     /// Whether a call of this class may rely on the snapshot now.
     pub(crate) fn is_fresh(&self, now: Timestamp, class: Class) -> bool {
-        let Some(contact) = &self.0.last_contact else { return true };
-        Timestamp::from_millisecond(contact.load(Ordering::Relaxed))
+        let Some(contact) = &self.0.contact else { return true };
+        Timestamp::from_millisecond(contact.last.load(Ordering::Relaxed))
             .is_ok_and(|contact| freshness::is_fresh(now, contact, class))
     }
 
-    /// Notes when every source was last known to be followed.
-    pub(crate) fn set_last_contact(&self, contact: Timestamp) {
-        if let Some(last) = &self.0.last_contact {
-            last.store(contact.as_millisecond(), Ordering::Relaxed);
+    /// How well the sources are followed.
+    pub(crate) fn following(&self, now: Timestamp) -> Following {
+        let Some(contact) = &self.0.contact else { return Following::Current };
+        let time = |millisecond: &AtomicI64| {
+            Timestamp::from_millisecond(millisecond.load(Ordering::Relaxed)).unwrap_or_default()
+        };
+        freshness::following(now, time(&contact.last), time(&contact.answer))
+    }
+
+    /// Time since every source was last known to be followed. None: they cannot fall behind.
+    fn age(&self, now: Timestamp) -> Option<SignedDuration> {
+        let last = self.0.contact.as_ref()?.last.load(Ordering::Relaxed);
+        Some(now.duration_since(Timestamp::from_millisecond(last).unwrap_or_default()))
+    }
+
+    /// Number of failures of each watch, by the name of its source.
+    fn failures(&self) -> Vec<(&'static str, u64)> {
+        let counts = self.0.contact.iter().flat_map(|contact| &contact.failures);
+        watch::SOURCES.into_iter().zip(counts.map(|count| count.load(Ordering::Relaxed))).collect()
+    }
+
+    /// Counts a failure of the watch with this number.
+    fn count_failure(&self, source: usize) {
+        if let Some(count) = self.0.contact.as_ref().and_then(|contact| contact.failures.get(source)) {
+            count.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Notes when every source was last known to be followed, and when the API server last answered.
+    pub(crate) fn set_contact(&self, last: Timestamp, answer: Timestamp) {
+        if let Some(contact) = &self.0.contact {
+            contact.last.store(last.as_millisecond(), Ordering::Relaxed);
+            contact.answer.store(answer.as_millisecond(), Ordering::Relaxed);
         }
     }
 }
@@ -124,7 +168,7 @@ mod tests {
         let policy = Policy::remote(now);
         let later = now + SignedDuration::from_mins(10);
         assert!(policy.is_fresh(later, Class::Read) && !policy.is_fresh(later, Class::Write));
-        policy.set_last_contact(later);
+        policy.set_contact(later, later);
         assert!(policy.is_fresh(later, Class::Write));
         assert!(
             Policy::local(Snapshot::default()).is_fresh(later + SignedDuration::from_hours(99), Class::Write)

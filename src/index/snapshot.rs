@@ -3,10 +3,12 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
+use ipnet::IpNet;
 use kube::ResourceExt;
 
-use crate::api::{ClusterMcpRole, KeyState, McpApiKey, McpRole, McpServer, RoleKind, names};
-use crate::authn::{KeyRecord, api_key};
+use super::admission::Holders;
+use crate::api::{ClusterMcpRole, KeyGeneration, KeyState, McpApiKey, McpRole, McpServer, RoleKind, names};
+use crate::authn::{KeyRecord, Verifier, api_key};
 use crate::authz::{Role, RoleId};
 
 /// The objects that a server sees, by name.
@@ -33,6 +35,8 @@ pub(crate) struct Snapshot {
     pub(crate) keys: HashMap<String, Key>,
     /// Names of every namespace, sorted.
     pub(crate) namespaces: Arc<[String]>,
+    /// Who holds which role by proving who they are.
+    pub(super) holders: Holders,
 }
 
 /// One generation of a key and what its holder may do.
@@ -57,6 +61,7 @@ impl Snapshot {
             server: objects.server.clone(),
             keys,
             namespaces: objects.namespaces.keys().cloned().collect(),
+            holders: if admitted { Holders::of(roles.values()) } else { Holders::default() },
         }
     }
 }
@@ -122,25 +127,51 @@ fn generations(
             name: role.name.clone(),
         })
         .collect();
+    // A network that is not one lets nobody in: the operator says so in the key's condition.
+    let Ok(allowed) =
+        key.spec.allowed_cidrs.iter().map(|text| text.parse()).collect::<Result<Vec<IpNet>, _>>()
+    else {
+        return Vec::new();
+    };
     let held: Arc<[Arc<Role>]> = named.iter().filter_map(|id| roles.get(id).cloned()).collect();
-    let status = key.status.as_ref();
-    status
-        .iter()
-        .flat_map(|status| &status.keys)
+    let Some(status) = key.status.as_ref() else { return Vec::new() };
+    // Asked for and not yet carried out: it counts all the same, so that nobody has to wait for the operator.
+    let all_revoked = asks_to_revoke(key.annotations(), status.handled_revoke.as_deref());
+    let record = |generation: &KeyGeneration| {
+        let ends = [key.spec.expires_at.as_ref(), generation.not_after.as_ref()];
+        Some(KeyRecord {
+            verifier: verifier(&generation.digest)?,
+            name: key.name_any(),
+            identity: key.spec.identity.clone(),
+            tenant: key.spec.tenant.clone(),
+            enabled: key.spec.enabled,
+            revoked: all_revoked || generation.state == KeyState::Revoked,
+            expires_at: ends.into_iter().flatten().map(|time| time.0).min(),
+            opens_server: key.spec.servers.iter().any(|name| name == server),
+            allowed: allowed.clone(),
+            rate_limit: key.spec.rate_limit,
+            roles: named.clone(),
+        })
+    };
+    let living = status.keys.iter().filter(|generation| generation.state != KeyState::Expired);
+    living
         .filter_map(|generation| {
-            let record = KeyRecord {
-                digest: api_key::parse_digest(&generation.digest)?,
-                name: key.name_any(),
-                identity: key.spec.identity.clone(),
-                enabled: key.spec.enabled,
-                revoked: generation.state == KeyState::Revoked,
-                expires_at: key.spec.expires_at.as_ref().map(|time| time.0),
-                opens_server: key.spec.servers.iter().any(|name| name == server),
-                roles: named.clone(),
-            };
-            Some((generation.id.clone(), Key { record, roles: held.clone() }))
+            Some((generation.id.clone(), Key { record: record(generation)?, roles: held.clone() }))
         })
         .collect()
+}
+
+fn verifier(digest: &str) -> Option<Verifier> {
+    match digest.strip_prefix("argon2id:") {
+        Some(hex) => api_key::parse_digest(&format!("sha256:{hex}")).map(Verifier::Imported),
+        None => api_key::parse_digest(digest).map(Verifier::Sha256),
+    }
+}
+
+/// Whether the annotation asks for a revocation that was not carried out yet.
+pub(super) fn asks_to_revoke(annotations: &BTreeMap<String, String>, handled: Option<&str>) -> bool {
+    let asked = annotations.get(names::REVOKE_ANNOTATION).map(String::as_str);
+    asked.is_some() && asked != handled
 }
 
 #[cfg(test)]

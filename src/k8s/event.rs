@@ -4,6 +4,9 @@ use k8s_openapi::api::core::v1::ObjectReference;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::runtime::events::{Event, EventType, Recorder};
 
+/// Most characters of a note.
+const MAX_NOTE: usize = 1000;
+
 /// The conditions of which a change is told: those that are new, or whose status or reason is another.
 pub(crate) fn changed<'a>(before: &[Condition], after: &'a [Condition]) -> Vec<&'a Condition> {
     let told = |condition: &Condition| {
@@ -14,15 +17,26 @@ pub(crate) fn changed<'a>(before: &[Condition], after: &'a [Condition]) -> Vec<&
     after.iter().filter(|condition| !told(condition)).collect()
 }
 
-/// Tells of a condition. What cannot be told is only logged: an Event must never stop a reconcile.
+/// Tells of a condition.
 pub(crate) async fn tell(recorder: &Recorder, object: &ObjectReference, condition: &Condition) {
-    let event = Event {
-        type_: if condition.status == "False" { EventType::Warning } else { EventType::Normal },
-        reason: condition.reason.clone(),
-        note: Some(format!("{}={}: {}", condition.type_, condition.status, condition.message)),
-        action: format!("{}{}", condition.type_, condition.status),
-        secondary: None,
-    };
+    let type_ = if condition.status == "False" { EventType::Warning } else { EventType::Normal };
+    let note = format!("{}={}: {}", condition.type_, condition.status, condition.message);
+    let action = format!("{}{}", condition.type_, condition.status);
+    publish(recorder, object, type_, &condition.reason, action, note).await;
+}
+
+/// Tells of something that happened. What cannot be told is only logged: an Event must never stop a reconcile.
+pub(crate) async fn publish(
+    recorder: &Recorder,
+    object: &ObjectReference,
+    type_: EventType,
+    reason: &str,
+    action: String,
+    note: String,
+) {
+    // The API server takes 1 KiB.
+    let note = note.chars().take(MAX_NOTE).collect();
+    let event = Event { type_, reason: reason.to_owned(), note: Some(note), action, secondary: None };
     if let Err(error) = recorder.publish(&event, object).await {
         tracing::debug!(%error, "Event not published");
     }

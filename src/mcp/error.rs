@@ -16,6 +16,9 @@ pub(crate) const INTERNAL_ERROR: i32 = -32603;
 /// The revision of MCP is not spoken here.
 pub(crate) const UNSUPPORTED_PROTOCOL_VERSION: i32 = -32022;
 
+/// The caller's credential does not reach this far. The number is HTTP's: those of JSON-RPC and MCP are taken.
+pub(crate) const FORBIDDEN: i32 = 403;
+
 /// Writes an error answer. Without an id it answers a message whose id could not be read.
 pub(crate) fn answer(id: Option<&RawValue>, code: i32, message: &str) -> Vec<u8> {
     with_data(id, code, message, None)

@@ -14,13 +14,19 @@ use tokio_util::sync::CancellationToken;
 use super::draft::{Call, Verdict};
 use super::request::Core;
 use super::result;
+use crate::audit::without_secrets;
 use crate::authz::{Class, Denial, Permission, Permit, Target, authorize};
 use crate::metrics::{Authorization, ToolCall};
 use crate::tools::{Context, Invocation, Output, Tool, ToolError};
 
-/// The caller knows no tool of that name: there is none, or it must not know.
+/// Why there is no tool to be called.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct UnknownTool;
+pub(super) enum NoTool {
+    /// The caller knows none of that name: there is none, or it must not know.
+    Unknown,
+    /// Its roles reach there, and the scopes of its credential do not.
+    OutOfScope(Permission),
+}
 
 /// Why a call has no result. The text is for the model.
 #[derive(Debug, thiserror::Error)]
@@ -71,19 +77,30 @@ impl Refusal {
 /// Calls a tool for the caller of the message. `Err` inside is text for a tool error.
 ///
 /// # Errors
-/// [`UnknownTool`] whether the tool does not exist or must not be known.
+/// [`NoTool`] whether the tool does not exist, must not be known, or is out of the credential's scopes.
 pub(super) async fn run(
     core: &Arc<Core>,
     call: &Call,
     name: &str,
     arguments: Map<String, Value>,
     cancelled: CancellationToken,
-) -> Result<Result<Output, String>, UnknownTool> {
+) -> Result<Result<Output, String>, NoTool> {
     let Some(tool) = core.toolbox.find(name, &call.caller) else {
         call.draft().params = Some(Value::Object(arguments));
         call.decide(Verdict::denied("unknown_tool", "no such tool for this caller".to_owned()));
-        return Err(UnknownTool);
+        return Err(NoTool::Unknown);
     };
+    // Over Streamable HTTP such a call is refused before it gets here; a permit needs the roles and the scopes anyway.
+    if let Some((tool, needed)) = core.toolbox.short_of_scope(name, &call.caller) {
+        {
+            let mut draft = call.draft();
+            draft.tool = Some(tool.name.to_owned());
+            draft.params = Some(Value::Object(arguments));
+        }
+        let text = format!("the scopes of the credential do not reach to {needed}");
+        call.decide(Verdict::denied("insufficient_scope", text));
+        return Err(NoTool::OutOfScope(needed));
+    }
     let guarded = AssertUnwindSafe(attempt(core, call, tool, arguments, cancelled)).catch_unwind().await;
     let outcome = guarded.unwrap_or_else(|_| {
         core.metrics.panics.inc();
@@ -91,7 +108,8 @@ pub(super) async fn run(
     });
     let (verdict, answer) = match outcome {
         Ok(output) => (Verdict::success(), Ok(output)),
-        Err(refusal) => (refusal.verdict(), Err(refusal.to_string())),
+        // It may repeat an argument, and somebody may have put a key where a name belongs.
+        Err(refusal) => (refusal.verdict(), Err(without_secrets(refusal.to_string()))),
     };
     let labels = ToolCall { tool: tool.name, result: verdict.as_str() };
     core.metrics.tool_calls.get_or_create(&labels).inc();

@@ -120,7 +120,8 @@ impl Call {
         let draft = self.draft().clone();
         let identity = &self.caller.identity;
         let denied = verdict.outcome == Outcome::Denied;
-        let transport = ("transport".to_owned(), self.channel.as_str().to_owned());
+        let mut metadata = self.caller.proof();
+        metadata.insert("transport".to_owned(), self.channel.as_str().to_owned());
         Event {
             event_id: String::new(),
             timestamp: self.at,
@@ -141,7 +142,7 @@ impl Call {
             error_message: verdict.message,
             duration_ms: u64::try_from(self.elapsed().as_millis()).unwrap_or(u64::MAX),
             count: 1,
-            metadata: [transport].into(),
+            metadata,
         }
     }
 

@@ -7,15 +7,16 @@ use std::sync::Arc;
 use rmcp::ServerHandler;
 use rmcp::model::{
     CacheScope, CallToolRequestParams, CallToolResponse, CallToolResult, CompleteRequestParams,
-    CompleteResult, ContentBlock, ErrorData, Implementation, ListPromptsResult, ListResourceTemplatesResult,
-    ListResourcesResult, ListToolsResult, PaginatedRequestParams, ReadResourceRequestParams,
-    ReadResourceResponse, ServerCapabilities, ServerConfig, Tool as Description,
+    CompleteResult, ContentBlock, ErrorCode, ErrorData, Implementation, ListPromptsResult,
+    ListResourceTemplatesResult, ListResourcesResult, ListToolsResult, PaginatedRequestParams,
+    ReadResourceRequestParams, ReadResourceResponse, ServerCapabilities, ServerConfig, Tool as Description,
 };
 use rmcp::service::{RequestContext, RoleServer};
 
-use super::call;
+use super::call::{self, NoTool};
 use super::draft::{Call, Verdict};
 use super::request::{Core, bounded};
+use crate::mcp::error;
 
 /// Tools on one page of a list.
 const PAGE: usize = 100;
@@ -61,9 +62,14 @@ impl ServerHandler for Handler {
                 result
             }
             Ok(Err(text)) => CallToolResult::error(vec![ContentBlock::text(text)]),
-            Err(call::UnknownTool) => {
+            Err(NoTool::Unknown) => {
                 let text = format!("unknown tool: {}", bounded(&request.name));
                 return Err(ErrorData::invalid_params(text, None));
+            }
+            Err(NoTool::OutOfScope(needed)) => {
+                let data = serde_json::json!({"scope": needed.to_string()});
+                let text = format!("insufficient scope: {needed} is needed");
+                return Err(ErrorData::new(ErrorCode(error::FORBIDDEN), text, Some(data)));
             }
         };
         Ok(result.into())

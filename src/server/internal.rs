@@ -1,4 +1,5 @@
-//! The internal port: the operator may list, the replicas of this server pass messages on, nobody else gets in.
+//! The internal port: the operator may list and ask what the replica knows, the replicas of this server pass messages
+//! on, nobody else gets in.
 
 use std::sync::Arc;
 
@@ -10,9 +11,10 @@ use jiff::Timestamp;
 use super::listener::Connection;
 use super::peers::{Described, MESSAGES};
 use super::request::{Caller, Channel};
-use super::sse::{self, Delivery, caller_of};
+use super::sse::{self, Delivery};
 use super::tls::Peer;
-use super::transport::{Endpoint, receive, respond, text};
+use super::transport::{Endpoint, json, receive, respond, text};
+use crate::api::replica::{MAX_ASKED, ReplicaState, STATE_PATH, StateQuestion};
 use crate::authn::{self, Identity};
 
 /// Path of the operator's handshake.
@@ -30,7 +32,8 @@ pub(super) async fn answer(
     match (connection.peer, request.uri().path()) {
         (Peer::Operator, MCP) => operator(&endpoint, connection, request).await,
         (Peer::Replica, MESSAGES) => passed_on(&endpoint, request).await,
-        (_, MCP | MESSAGES) => text(StatusCode::FORBIDDEN, "forbidden"),
+        (Peer::Operator, STATE_PATH) => state(&endpoint, request).await,
+        (_, MCP | MESSAGES | STATE_PATH) => text(StatusCode::FORBIDDEN, "forbidden"),
         _ => text(StatusCode::NOT_FOUND, "not found"),
     }
 }
@@ -38,14 +41,11 @@ pub(super) async fn answer(
 /// The operator's handshake: an identity that may list and nothing else.
 async fn operator(endpoint: &Endpoint, connection: Connection, request: Request<Incoming>) -> Response<Body> {
     let caller = Caller {
-        identity: Identity {
-            method: authn::Method::Operator,
-            subject: "operator".to_owned(),
-            credential_id: "operator".to_owned(),
-        },
+        identity: Identity::new(authn::Method::Operator, "operator", "operator"),
         roles: Arc::default(),
         snapshot: endpoint.driver.core.policy.load(),
         client_ip: connection.address.ip(),
+        certificate: None,
     };
     match receive(request).await {
         Ok((headers, body)) => {
@@ -53,6 +53,35 @@ async fn operator(endpoint: &Endpoint, connection: Connection, request: Request<
         }
         Err(unreadable) => text(StatusCode::BAD_REQUEST, &unreadable.to_string()),
     }
+}
+
+/// What this replica knows of the keys that the operator asks for.
+async fn state(endpoint: &Endpoint, request: Request<Incoming>) -> Response<Body> {
+    let body = match receive(request).await {
+        Ok((_, body)) => body,
+        Err(unreadable) => return text(StatusCode::BAD_REQUEST, &unreadable.to_string()),
+    };
+    let question: StateQuestion = match serde_json::from_slice(&body) {
+        Ok(question) => question,
+        Err(error) => return text(StatusCode::BAD_REQUEST, &format!("not a question: {error}")),
+    };
+    if question.keys.len() > MAX_ASKED {
+        return text(StatusCode::BAD_REQUEST, "too many keys in one question");
+    }
+    let snapshot = endpoint.driver.core.policy.load();
+    let authenticator = &endpoint.driver.core.authenticator;
+    let tokens = authenticator.own_tokens();
+    let state = ReplicaState {
+        accepted_keys: authenticator.accepted(&snapshot, &question.keys),
+        verification_keys: tokens.as_ref().map(|tokens| tokens.verification_keys()).unwrap_or_default(),
+        signing_key: tokens.as_ref().and_then(|tokens| tokens.signing_key().map(str::to_owned)),
+        last_used: question
+            .keys
+            .iter()
+            .filter_map(|id| Some((id.clone(), endpoint.usage.last_used(id)?)))
+            .collect(),
+    };
+    json(StatusCode::OK, &state)
 }
 
 /// A message that another replica took in for a stream that lives here.
@@ -69,14 +98,11 @@ async fn passed_on(endpoint: &Endpoint, request: Request<Incoming>) -> Response<
         return text(StatusCode::BAD_REQUEST, "the message did not come in whole");
     };
     let snapshot = endpoint.driver.core.policy.load();
-    let caller = caller_of(&snapshot, described.credential_id, described.subject, Timestamp::now());
-    let Some(roles) = caller else { return sse::response(Delivery::Gone) };
-    let identity = Identity {
-        method: authn::Method::ApiKey,
-        subject: described.subject.to_owned(),
-        credential_id: described.credential_id.to_owned(),
-    };
-    let caller = Caller { identity, roles, snapshot, client_ip: described.client_ip };
+    let Described { identity, client_ip, .. } = described;
+    // The other replica has proved who it is; whether it may come in is judged by the policy of this one.
+    let admitted = snapshot.admit(&identity, client_ip, Timestamp::now());
+    let Ok(roles) = admitted else { return sse::response(Delivery::Gone) };
+    let caller = Caller { identity, roles, snapshot, client_ip, certificate: None };
     let id = endpoint.sessions.read(described.session).filter(|id| endpoint.sessions.is_here(id));
     match id.filter(|id| id.belongs_to(&caller.identity)) {
         Some(id) => {

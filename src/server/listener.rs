@@ -18,6 +18,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use rustls::ServerConfig;
 use rustls::pki_types::CertificateDer;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
@@ -27,6 +28,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
 use super::tls::Peer;
+use crate::authenticator::Certificate;
 
 const HANDSHAKE: Duration = Duration::from_secs(10);
 const HEADERS: Duration = Duration::from_secs(10);
@@ -35,12 +37,16 @@ const KEEP_ALIVE: Duration = Duration::from_secs(30);
 const STREAMS: u32 = 128;
 
 /// Where a request came in.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Connection {
     /// Address of the other end.
     pub(super) address: SocketAddr,
     /// Who it is, as far as its certificate says.
     pub(super) peer: Peer,
+    /// The certificate that the other end showed.
+    pub(super) certificate: Option<Certificate>,
+    /// Whether nobody on the way can read what it carries.
+    pub(super) is_secure: bool,
 }
 
 /// Answers requests.
@@ -50,12 +56,39 @@ pub(super) type Answering =
 /// Knows a peer by its certificate, or does not.
 pub(super) type Identifying = Arc<dyn Fn(Option<&CertificateDer<'_>>) -> Option<Peer> + Send + Sync>;
 
+/// How the next handshake goes.
+#[derive(Clone)]
+pub(super) struct Handshake {
+    /// TLS.
+    pub(super) tls: Arc<ServerConfig>,
+    /// Whether a certificate that the other end shows is verified.
+    pub(super) verifies: bool,
+}
+
+/// How connections are secured.
+pub(super) enum Security {
+    /// By TLS, as the next handshake goes; none: there can be no handshake now.
+    Tls(Box<dyn Fn() -> Option<Handshake> + Send + Sync>),
+    /// Not at all: they never leave this machine.
+    Loopback,
+}
+
+impl Security {
+    /// How the next connection begins: with a handshake or without. None: there can be no connection now.
+    fn next(&self) -> Option<Option<Handshake>> {
+        match self {
+            Security::Tls(next) => next().map(Some),
+            Security::Loopback => Some(None),
+        }
+    }
+}
+
 /// One listener.
 pub(super) struct Listener {
     /// The socket.
     pub(super) socket: TcpListener,
-    /// TLS of the next handshake.
-    pub(super) tls: Box<dyn Fn() -> Arc<ServerConfig> + Send + Sync>,
+    /// How connections are secured.
+    pub(super) security: Security,
     /// Knows the peer by its certificate; none: the connection is closed.
     pub(super) identify: Identifying,
     /// Answers its requests.
@@ -89,12 +122,28 @@ impl Listener {
                 debug!(%address, "connection refused: there are too many");
                 continue;
             };
-            let (tls, identify) = ((self.tls)(), self.identify.clone());
+            let Some(handshake) = self.security.next() else {
+                debug!(%address, "connection refused: clients cannot be verified");
+                continue;
+            };
+            let identify = self.identify.clone();
             let (answering, stop) = (self.answering.clone(), stop.clone());
             open.spawn(async move {
                 let _place = place;
-                if let Some((stream, connection)) = shake_hands(stream, address, tls, &*identify).await {
-                    serve(stream, connection, answering, stop).await;
+                match handshake {
+                    Some(handshake) => {
+                        let shaken = shake_hands(stream, address, handshake, &*identify).await;
+                        let Some((stream, connection)) = shaken else { return };
+                        // The version is agreed on in the handshake. To find it out from the first bytes, the library
+                        // would wait for them without a limit.
+                        let is_http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+                        serve(stream, is_http2, connection, answering, stop).await;
+                    }
+                    None => {
+                        let Some(peer) = identify(None) else { return };
+                        let connection = Connection { address, peer, certificate: None, is_secure: false };
+                        serve(stream, false, connection, answering, stop).await;
+                    }
                 }
             });
         }
@@ -114,7 +163,7 @@ impl Listener {
 async fn shake_hands(
     stream: TcpStream,
     address: SocketAddr,
-    tls: Arc<ServerConfig>,
+    Handshake { tls, verifies }: Handshake,
     identify: &(dyn Fn(Option<&CertificateDer<'_>>) -> Option<Peer> + Send + Sync),
 ) -> Option<(TlsStream<TcpStream>, Connection)> {
     // A socket for both families names an IPv4 client by an IPv6 address; the record should not.
@@ -138,22 +187,23 @@ async fn shake_hands(
         warn!(%address, "connection refused: its certificate is neither the operator's nor of this server");
         return None;
     };
-    Some((stream, Connection { address, peer }))
+    let certificate = certificate
+        .map(|shown| Certificate { der: Arc::new(shown.clone().into_owned()), verified: verifies });
+    Some((stream, Connection { address, peer, certificate, is_secure: true }))
 }
 
-async fn serve(
-    stream: TlsStream<TcpStream>,
+async fn serve<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
+    stream: S,
+    is_http2: bool,
     connection: Connection,
     answering: Answering,
     stop: CancellationToken,
 ) {
+    let address = connection.address;
     let service = service_fn(move |request| {
-        let answer = answering(connection, request);
+        let answer = answering(connection.clone(), request);
         async move { Ok::<_, Infallible>(answer.await) }
     });
-    // The version is agreed on in the handshake. To find it out from the first bytes, the library would wait for them
-    // without a limit.
-    let is_http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
     let builder = auto::Builder::new(TokioExecutor::new());
     let mut builder = if is_http2 { builder.http2_only() } else { builder.http1_only() };
     builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADERS);
@@ -172,6 +222,6 @@ async fn serve(
         }
     };
     if let Err(error) = ended {
-        debug!(address = %connection.address, %error, "connection ended");
+        debug!(%address, %error, "connection ended");
     }
 }

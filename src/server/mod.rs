@@ -2,20 +2,23 @@
 //!
 //! ```text
 //! listener (TLS) -> transport (Host, Origin, path, size) -> request (who, what, record) -> call (one tool)
-//!                -> internal (operator, replicas)         sse, sealed, peers (streams over several replicas)
+//!                -> about, oauth, token (beside MCP)           sse, sealed, peers (streams over several replicas)
+//!                -> internal (operator, replicas)         client_tls, tls (handshakes)   usage (of keys)
 //! ```
 //!
 //! [`bind`] takes everything that can fail at the start; [`Server::run`] serves until told to stop, and then drains:
 //! not ready first, then no new connections and messages, then the end of streams that have
 //! their answers, then the end of what takes too long.
 
+mod about;
 mod call;
-mod credential;
+mod client_tls;
 mod draft;
 mod handler;
 mod hosts;
 mod internal;
 mod listener;
+mod oauth;
 mod peers;
 mod request;
 mod result;
@@ -25,8 +28,10 @@ mod sse;
 #[cfg(test)]
 mod tests;
 mod tls;
+mod token;
 mod toolbox;
 mod transport;
+mod usage;
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -35,6 +40,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use rustls::sign::CertifiedKey;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
@@ -43,17 +49,20 @@ use tokio_util::task::TaskTracker;
 use tracing::info;
 
 use crate::audit::AuditLog;
+use crate::authenticator::Authenticator;
 use crate::index::Policy;
 use crate::metrics::Metrics;
 use crate::tools::Tool;
+use client_tls::ClientTls;
 use hosts::OwnHosts;
-use listener::{Connection, Listener};
+use listener::{Connection, Handshake, Listener, Security};
 use peers::Peers;
 use request::{Core, Driver};
 use sealed::Sealer;
 use sse::Sessions;
 use tls::{Hot, Internal, Peer};
 use transport::Endpoint;
+use usage::Usage;
 
 pub(crate) use tls::LoadTls;
 
@@ -76,6 +85,8 @@ pub(crate) struct ServeConfig {
     pub(crate) pod_ip: Option<IpAddr>,
     /// Address of the endpoint.
     pub(crate) listen: SocketAddr,
+    /// Address of the same endpoint without TLS, for clients of this machine only.
+    pub(crate) plain_listen: Option<SocketAddr>,
     /// Directory with `tls.crt` and `tls.key` of the endpoint.
     pub(crate) tls_dir: PathBuf,
     /// The internal port. None with `--from`.
@@ -121,6 +132,8 @@ pub(crate) struct ServeParts {
     pub(crate) audit: AuditLog,
     /// The counters.
     pub(crate) metrics: Arc<Metrics>,
+    /// Proves who is calling.
+    pub(crate) authenticator: Authenticator,
     /// The tools: the registry.
     pub(crate) tools: &'static [Tool],
     /// True while requests are served, for `/readyz`.
@@ -139,6 +152,12 @@ pub(crate) enum Serve {
         #[source]
         source: io::Error,
     },
+    /// Without TLS, others could read keys and answers.
+    #[error("{address} is not a loopback address, and without TLS nothing else is served")]
+    Plain {
+        /// Which one.
+        address: SocketAddr,
+    },
     /// The certificate cannot be used.
     #[error("load certificate from {directory}")]
     Certificate {
@@ -156,7 +175,9 @@ pub(crate) struct Server {
     policy: Policy,
     ready: Arc<AtomicBool>,
     times: Times,
-    public: (TcpListener, Arc<Hot<Arc<rustls::ServerConfig>>>),
+    public: (TcpListener, Arc<Hot<CertifiedKey>>),
+    client_tls: Arc<ClientTls>,
+    plain: Option<TcpListener>,
     internal: Option<(TcpListener, Arc<Hot<Internal>>)>,
     config: ServeConfig,
 }
@@ -169,8 +190,13 @@ pub(crate) async fn bind(config: ServeConfig, parts: ServeParts) -> Result<Serve
     let name = format!("{}/{}", config.namespace, config.server);
     let certificate =
         |directory: &PathBuf, source| Serve::Certificate { directory: directory.clone(), source };
-    let tls = Hot::open(&config.tls_dir, false, tls::public).map_err(|e| certificate(&config.tls_dir, e))?;
+    let tls = Hot::open(&config.tls_dir, false, tls::leaf).map_err(|e| certificate(&config.tls_dir, e))?;
     let public = (listen(config.listen).await?, Arc::new(tls));
+    let plain = match config.plain_listen {
+        Some(address) if !address.ip().is_loopback() => return Err(Serve::Plain { address }),
+        Some(address) => Some(listen(address).await?),
+        None => None,
+    };
     let (mut internal, mut peers, mut sealer) = (None, None, Arc::new(Sealer::random(&name)));
     if let Some(port) = &config.internal {
         let (hot, shared) = internal_tls(&name, port).map_err(|e| certificate(&port.tls_dir, e))?;
@@ -188,6 +214,7 @@ pub(crate) async fn bind(config: ServeConfig, parts: ServeParts) -> Result<Serve
         policy: parts.policy.clone(),
         audit: parts.audit,
         metrics: parts.metrics.clone(),
+        authenticator: parts.authenticator,
         toolbox: toolbox::Toolbox::new(parts.tools),
         recording: TaskTracker::new(),
         places: Semaphore::new(CALLS),
@@ -198,9 +225,13 @@ pub(crate) async fn bind(config: ServeConfig, parts: ServeParts) -> Result<Serve
         sessions: Sessions::new(own_ip, sealer, parts.metrics),
         peers,
         hosts,
+        usage: Usage::default(),
     };
     let (endpoint, times) = (Arc::new(endpoint), config.times);
-    Ok(Server { endpoint, policy: parts.policy, ready: parts.ready, times, public, internal, config })
+    let asking = endpoint.clone();
+    let client_tls = Arc::new(ClientTls::new(public.1.clone(), move || asking.asking()));
+    let (policy, ready) = (parts.policy, parts.ready);
+    Ok(Server { endpoint, policy, ready, times, public, client_tls, plain, internal, config })
 }
 
 async fn listen(address: SocketAddr) -> Result<TcpListener, Serve> {
@@ -225,6 +256,19 @@ impl Server {
         self.public.0.local_addr()
     }
 
+    /// Says at any time whether clients can shake hands: not if they must be verified and there is nothing to verify
+    /// them with.
+    pub(crate) fn shakes_hands(&self) -> impl Fn() -> bool + Send + Sync + use<> {
+        let tls = self.client_tls.clone();
+        move || tls.current().is_some()
+    }
+
+    /// Where the endpoint listens without TLS.
+    #[cfg(test)]
+    pub(crate) fn plain_address(&self) -> Option<SocketAddr> {
+        self.plain.as_ref().and_then(|socket| socket.local_addr().ok())
+    }
+
     /// Where the internal port listens.
     #[cfg(test)]
     pub(crate) fn internal_address(&self) -> Option<SocketAddr> {
@@ -237,12 +281,23 @@ impl Server {
         let mut tasks = JoinSet::new();
         let (socket, tls) = self.public;
         tasks.spawn({
-            let (tls, serving) = (tls.clone(), serving.clone());
+            let serving = serving.clone();
             async move { tls.follow(serving).await }
         });
-        let listener = public_listener(self.endpoint.clone(), socket, tls, self.times.drain);
+        tasks.spawn({
+            let (endpoint, policy, serving) = (self.endpoint.clone(), self.policy.clone(), serving.clone());
+            async move { forget_keys(&endpoint.usage, &policy, serving).await }
+        });
+        let tls = self.client_tls;
+        let security = Security::Tls(Box::new(move || tls.current()));
+        let listener = public_listener(self.endpoint.clone(), socket, security, self.times.drain);
         let mut listeners = JoinSet::new();
         listeners.spawn(listener.run(accepting.clone()));
+        if let Some(socket) = self.plain {
+            let drain = self.times.drain;
+            let listener = public_listener(self.endpoint.clone(), socket, Security::Loopback, drain);
+            listeners.spawn(listener.run(accepting.clone()));
+        }
         if let Some((socket, tls)) = self.internal {
             let listener =
                 internal_listener(self.endpoint.clone(), socket, tls.clone(), &self.config, self.times.drain);
@@ -250,9 +305,10 @@ impl Server {
             let serving = serving.clone();
             tasks.spawn(async move { tls.follow(serving).await });
         }
-        let streams = (self.endpoint.sessions.clone(), self.policy.clone(), accepting.clone());
-        let drain = self.times.drain;
-        tasks.spawn(async move { streams.0.sweep(streams.1, streams.2, drain).await });
+        let (endpoint, stop_streams, drain) = (self.endpoint.clone(), accepting.clone(), self.times.drain);
+        tasks.spawn(async move {
+            endpoint.sessions.sweep(&endpoint.driver.core, stop_streams, drain).await;
+        });
 
         if stop.run_until_cancelled(synced(&self.policy)).await.is_some() {
             self.ready.store(true, Ordering::Release);
@@ -276,6 +332,14 @@ impl Server {
     }
 }
 
+/// Forgets how keys were used that are gone, until told to stop.
+async fn forget_keys(usage: &Usage, policy: &Policy, stop: CancellationToken) {
+    let mut changes = policy.changes();
+    while let Some(Ok(())) = stop.run_until_cancelled(changes.changed()).await {
+        usage.retain(&policy.load());
+    }
+}
+
 async fn synced(policy: &Policy) {
     while !policy.is_synced() {
         tokio::time::sleep(SYNC_POLL).await;
@@ -285,12 +349,12 @@ async fn synced(policy: &Policy) {
 fn public_listener(
     endpoint: Arc<Endpoint>,
     socket: TcpListener,
-    tls: Arc<Hot<Arc<rustls::ServerConfig>>>,
+    security: Security,
     drain: Duration,
 ) -> Listener {
     Listener {
         socket,
-        tls: Box::new(move || (*tls.current()).clone()),
+        security,
         identify: Arc::new(|_| Some(Peer::Client)),
         answering: Arc::new(move |connection: Connection, request| {
             Box::pin(endpoint.clone().answer(connection, request))
@@ -310,7 +374,9 @@ fn internal_listener(
     let (namespace, server) = (config.namespace.clone(), config.server.clone());
     Listener {
         socket,
-        tls: Box::new(move || tls.current().server.clone()),
+        security: Security::Tls(Box::new(move || {
+            Some(Handshake { tls: tls.current().server.clone(), verifies: true })
+        })),
         identify: Arc::new(move |certificate| tls::identify(certificate?, &namespace, &server)),
         answering: Arc::new(move |connection, request| {
             Box::pin(internal::answer(endpoint.clone(), connection, request))

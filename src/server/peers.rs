@@ -7,6 +7,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use base64::Engine;
+use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode};
 use http_body_util::Full;
@@ -22,12 +24,12 @@ use tokio_util::task::TaskTracker;
 use super::request::Caller;
 use super::tls::{Hot, Internal};
 use crate::api::names;
+use crate::authn::Identity;
 
 /// Path on the internal port.
 pub(super) const MESSAGES: &str = "/internal/sse/messages";
 pub(super) const SESSION: HeaderName = HeaderName::from_static("x-portcullis-session");
-pub(super) const CREDENTIAL: HeaderName = HeaderName::from_static("x-portcullis-credential");
-pub(super) const SUBJECT: HeaderName = HeaderName::from_static("x-portcullis-subject");
+pub(super) const IDENTITY: HeaderName = HeaderName::from_static("x-portcullis-identity");
 pub(super) const CLIENT_IP: HeaderName = HeaderName::from_static("x-portcullis-client-ip");
 
 const CONNECT: Duration = Duration::from_secs(3);
@@ -160,8 +162,8 @@ fn describe(
     *request.uri_mut() = http::Uri::from_static("https://replica/internal/sse/messages");
     let headers = request.headers_mut();
     headers.insert(SESSION, HeaderValue::from_str(session)?);
-    headers.insert(CREDENTIAL, HeaderValue::from_str(&caller.identity.credential_id)?);
-    headers.insert(SUBJECT, HeaderValue::from_str(&caller.identity.subject)?);
+    let identity = serde_json::to_vec(&caller.identity).expect("texts and times are JSON");
+    headers.insert(IDENTITY, HeaderValue::from_str(&BASE64_URL_SAFE_NO_PAD.encode(identity))?);
     headers.insert(CLIENT_IP, HeaderValue::from_str(&caller.client_ip.to_string())?);
     Ok(request)
 }
@@ -170,10 +172,8 @@ fn describe(
 pub(super) struct Described<'a> {
     /// The sealed session id.
     pub(super) session: &'a str,
-    /// Id of the caller's credential.
-    pub(super) credential_id: &'a str,
     /// Who the caller is.
-    pub(super) subject: &'a str,
+    pub(super) identity: Identity,
     /// Where the caller calls from.
     pub(super) client_ip: IpAddr,
 }
@@ -184,8 +184,7 @@ impl<'a> Described<'a> {
         let text = |name: &HeaderName| headers.get(name).and_then(|value| value.to_str().ok());
         Some(Self {
             session: text(&SESSION)?,
-            credential_id: text(&CREDENTIAL)?,
-            subject: text(&SUBJECT)?,
+            identity: serde_json::from_slice(&BASE64_URL_SAFE_NO_PAD.decode(text(&IDENTITY)?).ok()?).ok()?,
             client_ip: text(&CLIENT_IP)?.parse().ok()?,
         })
     }

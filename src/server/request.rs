@@ -7,6 +7,7 @@
 //! One audit event per message, recorded before the answer leaves, and also when nobody waits for the answer any more.
 //! Tools know nothing of this; transports know only [`Answer`].
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,12 +23,13 @@ use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
 use tracing::{Instrument, info_span};
 
-use super::credential;
 use super::draft::{Call, Recorder, Verdict};
 use super::handler::Handler;
+use super::listener::Connection;
 use super::toolbox::Toolbox;
 use crate::audit::{AuditLog, Event, Kind, Outcome};
-use crate::authn::{Identity, Reason, authenticate_key};
+use crate::authenticator::{Authenticator, Certificate, Presented};
+use crate::authn::{Credential, Identity, Method, Reason, credential, imported};
 use crate::authz::{Class, Role};
 use crate::index::{Policy, Snapshot};
 use crate::mcp::{self, Envelope, error};
@@ -47,6 +49,8 @@ pub(super) struct Core {
     pub(super) metrics: Arc<Metrics>,
     /// The tools.
     pub(super) toolbox: Toolbox,
+    /// Proves who is calling.
+    pub(super) authenticator: Authenticator,
     /// Tasks that record what nobody waits for.
     pub(super) recording: TaskTracker,
     /// One for each tool that may run at a time.
@@ -66,6 +70,17 @@ pub(super) struct Caller {
     pub(super) snapshot: Arc<Snapshot>,
     /// Where it calls from.
     pub(super) client_ip: IpAddr,
+    /// Fingerprint of a certificate that proved nothing and is on record.
+    pub(super) certificate: Option<String>,
+}
+
+impl Caller {
+    /// What the record says of how it was proved.
+    pub(super) fn proof(&self) -> BTreeMap<String, String> {
+        let mut proof = proof(&self.identity);
+        proof.extend(shown(self.certificate.clone()));
+        proof
+    }
 }
 
 /// How a message came.
@@ -131,61 +146,81 @@ impl Driver {
     pub(super) async fn authenticate(
         &self,
         headers: &mut HeaderMap,
-        client_ip: IpAddr,
+        connection: &Connection,
     ) -> Result<Caller, Reason> {
         let snapshot = self.core.policy.load();
-        let proved = credential::take(headers).and_then(|key| {
-            let held = snapshot.keys.get(key.id());
-            let (identity, _) = authenticate_key(&key, held.map(|held| &held.record), Timestamp::now())?;
-            let roles = held.map(|held| held.roles.clone()).unwrap_or_default();
-            Ok((identity, roles))
-        });
-        let (auth_type, result) = match &proved {
-            Ok((identity, _)) => (identity.method.as_str(), "success"),
-            Err(Reason::Missing) => ("none", Reason::Missing.as_str()),
-            Err(reason) => ("apikey", reason.as_str()),
+        let client_ip = connection.address.ip();
+        let scheme = scheme(headers);
+        let credential = credential::take(headers);
+        let verified = connection.certificate.as_ref().is_some_and(|shown| shown.verified);
+        let attempted = attempted(&credential, scheme, verified);
+        let certificate = connection.certificate.as_ref().filter(|shown| !shown.verified);
+        let certificate = certificate.map(Certificate::fingerprint);
+        let presented = Presented {
+            credential,
+            certificate: connection.certificate.clone(),
+            client_ip,
+            is_secure: connection.is_secure,
         };
+        let proved = self.core.authenticator.prove(&snapshot, presented).await;
+        let admitted = match &proved {
+            Ok(identity) => snapshot.admit(identity, client_ip, Timestamp::now()),
+            Err(reason) => Err(*reason),
+        };
+        let auth_type = proved.as_ref().map_or(attempted, |identity| identity.method.as_str());
+        let result = admitted.as_ref().map_or_else(|reason| reason.as_str(), |_| "success");
         self.core.metrics.authentications.get_or_create(&Authentication { auth_type, result }).inc();
-        match proved {
-            Ok((identity, roles)) => Ok(Caller { identity, roles, snapshot, client_ip }),
-            Err(reason) => {
-                self.refused_login(reason, auth_type, client_ip).await;
-                Err(reason)
+        let (identity, reason) = match (proved, admitted) {
+            (Ok(identity), Ok(roles)) => {
+                return Ok(Caller { identity, roles, snapshot, client_ip, certificate });
             }
-        }
+            (proved, Err(reason)) => (proved.ok(), reason),
+            (Err(reason), Ok(_)) => (None, reason),
+        };
+        let refused = Refused { reason, auth_type, identity: identity.as_ref(), certificate };
+        self.refused_login(refused, client_ip).await;
+        Err(reason)
     }
 
-    /// Judges a caller again, by the policy of now: a message takes as long to come in as its sender likes. A key that
-    /// has ended meanwhile is recorded.
+    /// Judges a caller again, by the policy of now: a message takes as long to come in as its sender likes. A credential
+    /// that has ended meanwhile is recorded.
     ///
     /// # Errors
     /// [`Reason`], for which every answer is the same.
     pub(super) async fn authenticate_again(&self, caller: Caller) -> Result<Caller, Reason> {
-        let Caller { identity, client_ip, .. } = caller;
+        let Caller { identity, client_ip, certificate, .. } = caller;
         let snapshot = self.core.policy.load();
-        let held = snapshot.keys.get(&identity.credential_id);
-        let usable = held
-            .filter(|key| key.record.identity == identity.subject)
-            .ok_or(Reason::UnknownKey)
-            .and_then(|key| key.record.usable(Timestamp::now()).map(|()| key.roles.clone()));
-        match usable {
-            Ok(roles) => Ok(Caller { identity, roles, snapshot, client_ip }),
+        let admitted = snapshot.admit(&identity, client_ip, Timestamp::now());
+        let holds = self.core.authenticator.still_holds(&identity);
+        match admitted.and_then(|roles| if holds { Ok(roles) } else { Err(Reason::Revoked) }) {
+            Ok(roles) => Ok(Caller { identity, roles, snapshot, client_ip, certificate }),
             Err(reason) => {
                 let auth_type = identity.method.as_str();
                 let labels = Authentication { auth_type, result: reason.as_str() };
                 self.core.metrics.authentications.get_or_create(&labels).inc();
-                self.refused_login(reason, auth_type, client_ip).await;
+                let refused = Refused { reason, auth_type, identity: Some(&identity), certificate };
+                self.refused_login(refused, client_ip).await;
                 Err(reason)
             }
         }
     }
 
-    async fn refused_login(&self, reason: Reason, auth_type: &str, client_ip: IpAddr) {
-        let user = if reason == Reason::Missing { "anonymous" } else { "unknown" };
+    async fn refused_login(&self, refused: Refused<'_>, client_ip: IpAddr) {
+        let Refused { reason, auth_type, identity, certificate } = refused;
+        let user = match identity {
+            Some(identity) => &identity.subject,
+            None if auth_type == NOTHING => "anonymous",
+            None => "unknown",
+        };
+        let mut metadata = identity.map(proof).unwrap_or_default();
+        metadata.insert("auth_type".to_owned(), auth_type.to_owned());
+        metadata.extend(shown(certificate));
         let event = Event {
             user: user.to_owned(),
             auth_type: auth_type.to_owned(),
+            credential_id: identity.map(|identity| identity.credential_id.clone()),
             error_message: Some(reason.to_string()),
+            metadata,
             ..self.core.event(
                 Kind::Authentication,
                 "authenticate",
@@ -338,6 +373,73 @@ impl Core {
     }
 }
 
+/// Who was refused, and why.
+struct Refused<'a> {
+    reason: Reason,
+    auth_type: &'static str,
+    /// None: the credential proved nobody.
+    identity: Option<&'a Identity>,
+    certificate: Option<String>,
+}
+
+/// The word for a request that presents nothing.
+const NOTHING: &str = "none";
+
+/// The scheme that a request names, as one of a few words: what is not known is not repeated.
+fn scheme(headers: &HeaderMap) -> &'static str {
+    let Some(value) = headers.get(header::AUTHORIZATION) else {
+        return if headers.contains_key("x-api-key") { Method::ApiKey.as_str() } else { "unknown" };
+    };
+    let named = value.as_bytes().split(|byte| *byte == b' ').next().unwrap_or_default();
+    let known = ["bearer", "basic", "apikey"];
+    known.into_iter().find(|known| named.eq_ignore_ascii_case(known.as_bytes())).unwrap_or("unknown")
+}
+
+/// The method that a request tries, by the form of its credential.
+fn attempted(credential: &Result<Credential, Reason>, scheme: &'static str, verified: bool) -> &'static str {
+    match credential {
+        Ok(Credential::ApiKey(_) | Credential::ImportedKey(_)) => Method::ApiKey.as_str(),
+        Ok(Credential::Jwt(_)) => Method::Jwt.as_str(),
+        Ok(Credential::Basic { .. }) => Method::Basic.as_str(),
+        Err(Reason::Missing) if verified => Method::ClientCertificate.as_str(),
+        Err(Reason::Missing) => NOTHING,
+        Err(_) => scheme,
+    }
+}
+
+/// What the record says of how a caller was proved, beside the method and the id of the credential.
+fn proof(identity: &Identity) -> BTreeMap<String, String> {
+    let kind = match identity.method {
+        Method::ApiKey if identity.credential_id.starts_with(imported::ID_PREFIX) => {
+            Some(("key_type", "imported"))
+        }
+        Method::ApiKey => Some(("key_type", "generated")),
+        Method::Jwt => Some(("token_type", "jwt")),
+        Method::Token => Some(("token_type", "own")),
+        Method::ServiceAccount => Some(("token_type", "serviceaccount")),
+        Method::Basic | Method::ClientCertificate | Method::Anonymous | Method::Operator => None,
+    };
+    let origin = identity.origin.as_ref();
+    [
+        kind.map(|(name, kind)| (name, kind.to_owned())),
+        identity.issuer.clone().map(|issuer| ("issuer", issuer)),
+        identity.key.clone().map(|key| ("key", key)),
+        identity.tenant.clone().map(|tenant| ("tenant", tenant)),
+        identity.issued_at.map(|time| ("issued_at", time.to_string())),
+        identity.expires_at.map(|time| ("expires_at", time.to_string())),
+        origin.map(|origin| ("made_for", origin.method.as_str().to_owned())),
+        origin.map(|origin| ("made_for_credential", origin.credential_id.clone())),
+    ]
+    .into_iter()
+    .flatten()
+    .map(|(name, value)| (name.to_owned(), bounded(&value)))
+    .collect()
+}
+
+fn shown(fingerprint: Option<String>) -> Option<(String, String)> {
+    fingerprint.map(|fingerprint| ("unverified_certificate".to_owned(), fingerprint))
+}
+
 /// The message as the library wants it: with an Accept header that names both types, and a Host, which requests of
 /// HTTP/2 do not have. Both were judged before, or do not matter.
 fn for_library(call: Arc<Call>, mut headers: HeaderMap, body: Bytes) -> Request<Full<Bytes>> {
@@ -389,4 +491,45 @@ fn reason_of(code: i32) -> &'static str {
 /// Text of a client for the record, cut where it would fill it.
 pub(super) fn bounded(text: &str) -> String {
     text.chars().take(128).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::authn::Origin;
+
+    #[test]
+    fn the_record_says_how_a_caller_was_proved_and_from_when_until_when() {
+        let time = |second| Some(Timestamp::from_second(second).expect("in range"));
+        let token = Identity {
+            issuer: Some("https://a.example".into()),
+            issued_at: time(0),
+            expires_at: time(60),
+            ..Identity::new(Method::Jwt, "ann", "t1")
+        };
+        let said = proof(&token);
+        assert_eq!((said["token_type"].as_str(), said["issuer"].as_str()), ("jwt", "https://a.example"));
+        assert_eq!(said["issued_at"], "1970-01-01T00:00:00Z");
+        assert_eq!(said["expires_at"], "1970-01-01T00:01:00Z");
+        let imported =
+            Identity { key: Some("old".into()), ..Identity::new(Method::ApiKey, "bot", "imp0123456789abc") };
+        assert_eq!(proof(&imported)["key_type"], "imported");
+        let origin = Origin { method: Method::Basic, credential_id: "basic:0123456789ab".into() };
+        let own = Identity { origin: Some(origin), ..Identity::new(Method::Token, "ann", "t2") };
+        assert_eq!((proof(&own)["token_type"].as_str(), proof(&own)["made_for"].as_str()), ("own", "basic"));
+    }
+
+    #[test]
+    fn a_scheme_is_named_only_if_it_is_known() {
+        let named = |name: &'static str, value: &'static str| {
+            scheme(&HeaderMap::from_iter([(
+                http::HeaderName::from_static(name),
+                HeaderValue::from_static(value),
+            )]))
+        };
+        assert_eq!(named("authorization", "bEarer x"), "bearer");
+        assert_eq!(named("authorization", "secret"), "unknown");
+        assert_eq!(named("x-api-key", "secret"), "apikey");
+        assert_eq!(scheme(&HeaderMap::new()), "unknown");
+    }
 }

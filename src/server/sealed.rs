@@ -27,16 +27,14 @@ pub(super) struct SessionId {
     pub(super) pod_ip: IpAddr,
     /// Number of the stream there, random.
     pub(super) number: u64,
-    /// Credential that opened it.
-    pub(super) credential_id: String,
-    /// Its holder.
-    pub(super) subject: String,
+    /// Whose it is.
+    pub(super) principal: String,
 }
 
 impl SessionId {
     /// Whether the stream is this caller's.
     pub(super) fn belongs_to(&self, identity: &Identity) -> bool {
-        self.credential_id == identity.credential_id && self.subject == identity.subject
+        self.principal == identity.principal()
     }
 }
 
@@ -122,8 +120,7 @@ mod tests {
         SessionId {
             pod_ip: "10.0.0.7".parse().expect("an address"),
             number: 7,
-            credential_id: "k1".into(),
-            subject: "ci-bot".into(),
+            principal: "apikey ci-bot".into(),
         }
     }
 

@@ -10,7 +10,7 @@ use rcgen::{
 };
 use time::{Duration, OffsetDateTime};
 
-use super::tls::{Hot, public};
+use super::tls::{self, Hot};
 use crate::index::files::write_private;
 
 /// How long the leaf is good for. Some clients accept no longer one.
@@ -71,7 +71,7 @@ pub(crate) fn ensure(directory: &Path, hosts: &[String]) -> Result<(), MakeCerti
 
 /// Whether the files fit together and the leaf does not end soon.
 fn is_good(directory: &Path) -> bool {
-    let fits = Hot::open(directory, false, public).is_ok() && directory.join("ca.crt").is_file();
+    let fits = Hot::open(directory, false, tls::leaf).is_ok() && directory.join("ca.crt").is_file();
     let Some(pem) = fs::read(directory.join("tls.crt")).ok().filter(|_| fits) else { return false };
     let Ok((_, pem)) = x509_parser::pem::parse_x509_pem(&pem) else { return false };
     let end = pem.parse_x509().map(|leaf| leaf.validity().not_after.to_datetime());

@@ -1,7 +1,7 @@
 //! The HTTP+SSE transport of 2024-11-05: a stream for the answers, and a path to which messages are posted.
 //!
 //! Streams live here, bounded in number and in what waits for a slow reader. A message goes through the same driver as
-//! any other, judged by the credential of its own request. A stream ends with its key, with the transport, and on drain.
+//! any other, judged by the credential of its own request. A stream ends with its credential, with the transport, and on drain.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -18,15 +18,15 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 use tracing::Instrument;
 
-use super::request::{Caller, Channel, Driver};
+use super::request::{Caller, Channel, Core, Driver};
 use super::sealed::{Sealer, SessionId};
-use crate::authz::Role;
-use crate::index::{Policy, Snapshot};
+use crate::authn::Identity;
+use crate::index::Snapshot;
 use crate::mcp::Envelope;
 use crate::metrics::Metrics;
 
-/// Most streams of one credential, and of all, on this replica.
-const PER_CREDENTIAL: usize = 256;
+/// Most streams of one caller, and of all, on this replica.
+const PER_CALLER: usize = 256;
 const OVERALL: usize = 1024;
 /// Messages of one stream that are being worked on at a time.
 const IN_FLIGHT: usize = 16;
@@ -51,6 +51,9 @@ pub(super) struct Sessions {
 
 struct Session {
     id: SessionId,
+    /// Who opened it, by which credential, and from where.
+    identity: Identity,
+    client_ip: IpAddr,
     answers: mpsc::Sender<Bytes>,
     places: Arc<Semaphore>,
     /// What can be cancelled, by the id of its request.
@@ -89,20 +92,21 @@ impl Sessions {
         let id = SessionId {
             pod_ip: self.own_ip,
             number: u64::from_le_bytes(number),
-            credential_id: caller.identity.credential_id.clone(),
-            subject: caller.identity.subject.clone(),
+            principal: caller.identity.principal(),
         };
         {
             let mut open = self.streams();
             if self.work.is_closed() {
                 return Err(TooMany);
             }
-            let same = open.values().filter(|other| other.id.credential_id == id.credential_id).count();
-            if same >= PER_CREDENTIAL || open.len() >= OVERALL {
+            let same = open.values().filter(|other| other.id.principal == id.principal).count();
+            if same >= PER_CALLER || open.len() >= OVERALL {
                 return Err(TooMany);
             }
             let session = Session {
                 id: id.clone(),
+                identity: caller.identity.clone(),
+                client_ip: caller.client_ip,
                 answers,
                 places: Arc::new(Semaphore::new(IN_FLIGHT)),
                 running: Mutex::default(),
@@ -167,19 +171,22 @@ impl Sessions {
         Delivery::Accepted
     }
 
-    /// Ends streams whose key has ended, until told to stop; then takes no more messages, and ends each stream when its
+    /// Ends streams whose credential has ended, until told to stop; then takes no more messages, and ends each stream when its
     /// last answer is out or the time is over.
-    pub(super) async fn sweep(&self, policy: Policy, stop: CancellationToken, drain: Duration) {
-        let mut changes = policy.changes();
+    pub(super) async fn sweep(&self, core: &Core, stop: CancellationToken, drain: Duration) {
+        let mut changes = core.policy.changes();
         loop {
             tokio::select! {
                 () = stop.cancelled() => break,
                 _ = changes.changed() => {}
                 () = tokio::time::sleep(SWEEP) => {}
             }
-            let (snapshot, now) = (policy.load(), Timestamp::now());
-            self.streams().values().filter(|session| !session.may_live(&snapshot, now)).for_each(|session| {
-                tracing::info!(user = session.id.subject, "stream ended with its key");
+            let (snapshot, now) = (core.policy.load(), Timestamp::now());
+            let ends = |session: &Session| {
+                !session.may_live(&snapshot, now) || !core.authenticator.still_holds(&session.identity)
+            };
+            self.streams().values().filter(|session| ends(session)).for_each(|session| {
+                tracing::info!(user = session.identity.subject, "stream ended with its credential");
                 session.stop.cancel();
             });
         }
@@ -219,30 +226,19 @@ impl Session {
         let frame = [b"event: message\ndata: ", json, b"\n\n"].concat();
         let sent = tokio::time::timeout(PATIENCE, self.answers.send(frame.into())).await;
         if sent.is_err() {
-            tracing::info!(user = self.id.subject, "stream ended: its reader is too slow");
+            tracing::info!(user = self.identity.subject, "stream ended: its reader is too slow");
             self.stop.cancel();
         }
     }
 
     fn may_live(&self, snapshot: &Snapshot, now: Timestamp) -> bool {
         let enabled = snapshot.server.as_ref().is_some_and(|server| server.spec.transports.sse.enabled);
-        enabled && caller_of(snapshot, &self.id.credential_id, &self.id.subject, now).is_some()
+        enabled && snapshot.admit(&self.identity, self.client_ip, now).is_ok()
     }
 
     fn running(&self) -> MutexGuard<'_, HashMap<String, CancellationToken>> {
         self.running.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// The roles of a subject, if the credential still opens this server for it.
-pub(super) fn caller_of(
-    snapshot: &Snapshot,
-    credential_id: &str,
-    subject: &str,
-    now: Timestamp,
-) -> Option<Arc<[Arc<Role>]>> {
-    let key = snapshot.keys.get(credential_id)?;
-    (key.record.identity == subject && key.record.usable(now).is_ok()).then(|| key.roles.clone())
 }
 
 /// Takes the stream off the list when its reader leaves or it ends.

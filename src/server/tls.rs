@@ -13,6 +13,7 @@ use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
+use rustls::sign::CertifiedKey;
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -44,8 +45,11 @@ pub(crate) enum LoadTls {
     /// Certificate, key and CA do not fit together.
     #[error("use certificate and key")]
     Unusable(#[source] rustls::Error),
+    /// Clients must be verified, and what they are verified with is not there.
+    #[error("the authority of client certificates is not there")]
+    NoClientAuthorities,
     /// The CA cannot be used to know peers by.
-    #[error("use ca.crt for client certificates")]
+    #[error("use authority for client certificates")]
     Verifier(#[source] rustls::server::VerifierBuilderError),
 }
 
@@ -85,7 +89,8 @@ impl Files {
     }
 }
 
-fn certificates(pem: &[u8], file: &'static str) -> Result<Vec<CertificateDer<'static>>, LoadTls> {
+/// The certificates of a PEM, at least one.
+pub(super) fn certificates(pem: &[u8], file: &'static str) -> Result<Vec<CertificateDer<'static>>, LoadTls> {
     let all: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
     all.ok().filter(|all| !all.is_empty()).ok_or(LoadTls::Pem { file })
 }
@@ -148,24 +153,19 @@ impl<T: Send + Sync> Hot<T> {
     }
 }
 
-fn provider() -> Arc<CryptoProvider> {
+/// The cryptography of every listener.
+pub(super) fn provider() -> Arc<CryptoProvider> {
     Arc::new(rustls::crypto::aws_lc_rs::default_provider())
 }
 
-fn alpn() -> Vec<Vec<u8>> {
+/// The versions of HTTP that are spoken.
+pub(super) fn alpn() -> Vec<Vec<u8>> {
     vec![b"h2".to_vec(), b"http/1.1".to_vec()]
 }
 
-/// The listener for clients: TLS 1.2 and 1.3, no client certificate.
-pub(super) fn public(files: &Files) -> Result<Arc<ServerConfig>, LoadTls> {
-    let mut config = ServerConfig::builder_with_provider(provider())
-        .with_safe_default_protocol_versions()
-        .map_err(LoadTls::Unusable)?
-        .with_no_client_auth()
-        .with_single_cert(files.chain()?, files.private_key()?)
-        .map_err(LoadTls::Unusable)?;
-    config.alpn_protocols = alpn();
-    Ok(Arc::new(config))
+/// The certificate of the endpoint.
+pub(super) fn leaf(files: &Files) -> Result<CertifiedKey, LoadTls> {
+    CertifiedKey::from_der(files.chain()?, files.private_key()?, &provider()).map_err(LoadTls::Unusable)
 }
 
 /// Both sides of the internal port: TLS 1.3 with certificates of the internal CA.
@@ -232,7 +232,7 @@ mod tests {
     use crate::server::self_signed;
 
     fn open(directory: &Path) -> Hot<Vec<u8>> {
-        let build = |files: &Files| public(files).map(|_| files.certificate.clone());
+        let build = |files: &Files| leaf(files).map(|_| files.certificate.clone());
         Hot::open(directory, false, build).expect("usable")
     }
 
@@ -259,10 +259,10 @@ mod tests {
         let directory = tempfile::tempdir().expect("a directory");
         self_signed::ensure(directory.path(), &[]).expect("made");
         fs::write(directory.path().join("tls.crt"), "").expect("written");
-        let error = Hot::open(directory.path(), false, public).err().expect("refused");
+        let error = Hot::open(directory.path(), false, leaf).err().expect("refused");
         assert_eq!(error.to_string(), "tls.crt holds no usable PEM");
         fs::remove_file(directory.path().join("tls.key")).expect("removed");
-        let error = Hot::open(directory.path(), false, public).err().expect("refused");
+        let error = Hot::open(directory.path(), false, leaf).err().expect("refused");
         assert!(error.to_string().ends_with("tls.key"), "{error}");
     }
 }

@@ -8,7 +8,7 @@ use rmcp::model::{Tool as Description, ToolAnnotations};
 use crate::api::ToolsSpec;
 use crate::authn::Method;
 use crate::authz::role::wildcard;
-use crate::authz::{Class, Target, authorize};
+use crate::authz::{Class, Permission, RoleId, Target, authorize, within_scopes};
 use crate::index::Snapshot;
 use crate::tools::Tool;
 
@@ -21,11 +21,11 @@ pub(super) struct Toolbox {
     lists: Mutex<Lists>,
 }
 
-/// Lists that were made for one snapshot, by credential.
+/// Lists that were made for one snapshot, by the roles of the caller; the operator has none and sees everything.
 #[derive(Default)]
 struct Lists {
     snapshot: Arc<Snapshot>,
-    made: HashMap<String, Arc<[Description]>>,
+    made: HashMap<(bool, Vec<RoleId>), Arc<[Description]>>,
 }
 
 impl Toolbox {
@@ -54,18 +54,28 @@ impl Toolbox {
         (callable && shows(tool, caller)).then_some(tool)
     }
 
+    /// The tool with this name and what it needs, if the caller may use it and the scopes of its credential do not reach
+    /// that far.
+    pub(super) fn short_of_scope(&self, name: &str, caller: &Caller) -> Option<(&'static Tool, Permission)> {
+        let scopes = caller.identity.scopes.as_ref()?;
+        let tool = self.find(name, caller)?;
+        (!within_scopes(scopes, tool.permission)).then_some((tool, tool.permission))
+    }
+
     /// The tools that the caller sees, by name.
     pub(super) fn list(&self, caller: &Caller) -> Arc<[Description]> {
         let mut lists = self.lists.lock().unwrap_or_else(PoisonError::into_inner);
         if !Arc::ptr_eq(&lists.snapshot, &caller.snapshot) {
             *lists = Lists { snapshot: caller.snapshot.clone(), made: HashMap::new() };
         }
-        if let Some(made) = lists.made.get(&caller.identity.credential_id) {
+        let roles = caller.roles.iter().map(|role| role.id().clone()).collect();
+        let key = (caller.identity.method == Method::Operator, roles);
+        if let Some(made) = lists.made.get(&key) {
             return made.clone();
         }
         let shown = self.tools.iter().filter(|(tool, _)| shows(tool, caller));
         let made: Arc<[Description]> = shown.map(|(_, description)| description.clone()).collect();
-        lists.made.insert(caller.identity.credential_id.clone(), made.clone());
+        lists.made.insert(key, made.clone());
         made
     }
 }
@@ -73,9 +83,9 @@ impl Toolbox {
 /// Whether the server offers the tool and the caller may use it somewhere. The operator sees what is offered.
 fn shows(tool: &Tool, caller: &Caller) -> bool {
     let offered = caller.snapshot.server.as_ref().is_some_and(|server| offers(&server.spec.tools, tool));
-    let allowed = || match caller.identity.method {
-        Method::Operator => true,
-        Method::ApiKey => authorize(&caller.roles, tool.permission, Target::Anywhere).is_ok(),
+    let allowed = || {
+        caller.identity.method == Method::Operator
+            || authorize(&caller.roles, tool.permission, Target::Anywhere).is_ok()
     };
     offered && allowed()
 }

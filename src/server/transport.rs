@@ -2,6 +2,7 @@
 //!
 //! Paths come from the live `McpServer`. Credentials are proved before a body is read, and still hold after.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,14 +11,23 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::Incoming;
+use jiff::Timestamp;
+use serde::Serialize;
+use serde_json::json;
 
+use super::about;
+use super::client_tls::Asking;
 use super::hosts::{Foreign, OwnHosts};
 use super::listener::Connection;
+use super::oauth;
 use super::peers::Peers;
 use super::request::{Answer, Caller, Channel, Driver};
 use super::sse::{self, Delivery, Sessions};
-use crate::api::TransportsSpec;
+use super::token;
+use super::usage::Usage;
+use crate::api::{ClientCertificateMode, McpServerSpec};
 use crate::audit::{Event, Kind, Outcome};
+use crate::index::Snapshot;
 use crate::mcp::{Envelope, error};
 
 /// Most bytes of one message.
@@ -26,6 +36,11 @@ pub(super) const BODY_LIMIT: usize = 4 << 20;
 const BODY_TIME: Duration = Duration::from_secs(15);
 /// Time in which a request must be answered. Tools end earlier by themselves.
 const REQUEST_TIME: Duration = Duration::from_secs(60);
+
+/// Time between two looks whether the credential of a call still counts.
+const CREDENTIAL_POLL: Duration = Duration::from_millis(500);
+/// Fixed word for the audit.
+const INSUFFICIENT_SCOPE: &str = "insufficient_scope";
 
 /// The endpoint for clients.
 pub(super) struct Endpoint {
@@ -37,6 +52,8 @@ pub(super) struct Endpoint {
     pub(super) peers: Option<Arc<Peers>>,
     /// Names of this endpoint.
     pub(super) hosts: OwnHosts,
+    /// How keys are used here.
+    pub(super) usage: Usage,
 }
 
 /// What a path stands for.
@@ -45,22 +62,54 @@ enum Route {
     Mcp,
     Stream,
     Messages,
+    WhoAmI,
+    Metadata,
+    Token,
+    Keys,
 }
 
-fn route(transports: &TransportsSpec, path: &str) -> Option<Route> {
-    let sse = &transports.sse;
+impl Route {
+    /// The one method of the path.
+    fn method(self) -> Method {
+        match self {
+            Route::Mcp | Route::Messages | Route::Token => Method::POST,
+            Route::Stream | Route::WhoAmI | Route::Metadata | Route::Keys => Method::GET,
+        }
+    }
+}
+
+/// What a path stands for. The paths that the spec names come first.
+fn route(spec: &McpServerSpec, resource: &str, path: &str) -> Option<Route> {
+    let (transports, sse) = (&spec.transports, &spec.transports.sse);
     if path == transports.streamable_http.path {
         Some(Route::Mcp)
     } else if sse.enabled && (path == sse.path || sse.aliases.iter().any(|alias| alias == path)) {
         Some(Route::Stream)
     } else if sse.enabled && path == sse.messages_path {
         Some(Route::Messages)
+    } else if path == about::WHO_AM_I {
+        Some(Route::WhoAmI)
+    } else if spec.authentication.tokens.enabled && path == token::TOKEN {
+        Some(Route::Token)
+    } else if spec.authentication.tokens.enabled && path == token::KEYS {
+        Some(Route::Keys)
+    } else if oauth::is_metadata(spec, resource, path) {
+        Some(Route::Metadata)
     } else {
         None
     }
 }
 
 impl Endpoint {
+    /// What is asked of clients in a handshake now.
+    pub(super) fn asking(&self) -> Asking {
+        let core = &self.driver.core;
+        let snapshot = core.policy.load();
+        let Some(server) = &snapshot.server else { return Asking::default() };
+        let mode = server.spec.authentication.client_certificates.mode;
+        Asking { mode, authorities: core.authenticator.client_ca(&snapshot) }
+    }
+
     /// Answers a request of a client.
     pub(super) async fn answer(
         self: Arc<Self>,
@@ -75,19 +124,20 @@ impl Endpoint {
             Ok(origin) => origin.and_then(|origin| HeaderValue::from_str(origin).ok()),
             Err(foreign) => return self.refuse_foreign(foreign, connection).await,
         };
-        let Some(route) = route(&server.spec.transports, request.uri().path()) else {
+        let Some(route) = route(&server.spec, &self.resource(&snapshot), request.uri().path()) else {
             return text(StatusCode::NOT_FOUND, "not found");
         };
-        let messages = &server.spec.transports.sse.messages_path;
-        let answering = self.routed(route, messages, connection, request);
+        let answering = self.routed(route, &snapshot, connection, request);
         let answered = tokio::time::timeout(REQUEST_TIME, answering).await;
         let mut response = answered.unwrap_or_else(|_| text(StatusCode::GATEWAY_TIMEOUT, "took too long"));
         let headers = response.headers_mut();
-        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
         headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
         if let Some(origin) = origin {
             headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
             headers.insert(header::VARY, HeaderValue::from_static("Origin"));
+            let exposed = HeaderValue::from_static("www-authenticate, retry-after");
+            headers.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, exposed);
         }
         response
     }
@@ -95,11 +145,11 @@ impl Endpoint {
     async fn routed(
         &self,
         route: Route,
-        messages: &str,
+        snapshot: &Snapshot,
         connection: Connection,
         mut request: Request<Incoming>,
     ) -> Response<Body> {
-        let method = if route == Route::Stream { Method::GET } else { Method::POST };
+        let method = route.method();
         if request.method() == Method::OPTIONS && request.headers().contains_key(header::ORIGIN) {
             return preflight();
         }
@@ -109,22 +159,36 @@ impl Endpoint {
             response.headers_mut().insert(header::ALLOW, HeaderValue::from_static(allow));
             return response;
         }
-        let client_ip = connection.address.ip();
-        let Ok(caller) = self.driver.authenticate(request.headers_mut(), client_ip).await else {
-            return unauthorized();
-        };
         match route {
+            Route::Metadata => return self.metadata(snapshot),
+            Route::Keys => return self.keys(),
+            _ => {}
+        }
+        if lacks_certificate(snapshot, &connection) {
+            return self.refuse_connection(&connection).await;
+        }
+        let Ok(caller) = self.driver.authenticate(request.headers_mut(), &connection).await else {
+            return self.unauthorized();
+        };
+        if let Err(wait) = self.usage.note(&caller.snapshot, &caller.identity, Timestamp::now()) {
+            return self.refuse_rate(&caller, wait).await;
+        }
+        match route {
+            Route::Metadata => self.metadata(snapshot),
+            Route::Keys => self.keys(),
+            Route::Token => self.token(caller, request).await,
+            Route::WhoAmI => self.who_am_i(&caller).await,
             Route::Mcp => {
                 let (headers, body) = match receive(request).await {
                     Ok(received) => received,
                     Err(refusal) => return self.refuse_body(caller, Channel::StreamableHttp, refusal).await,
                 };
                 let Ok(caller) = self.driver.authenticate_again(caller).await else {
-                    return unauthorized();
+                    return self.unauthorized();
                 };
-                respond(self.driver.message(caller, Channel::StreamableHttp, headers, body).await)
+                self.asked(caller, headers, body).await
             }
-            Route::Stream => self.open_stream(&caller, messages).await,
+            Route::Stream => self.open_stream(&caller).await,
             Route::Messages => {
                 let query = request.uri().query().unwrap_or_default();
                 let session = query.split('&').find_map(|pair| pair.strip_prefix("sessionId="));
@@ -132,7 +196,7 @@ impl Endpoint {
                 match receive(request).await {
                     Ok((_, body)) => match self.driver.authenticate_again(caller).await {
                         Ok(caller) => self.posted(caller, &session, body).await,
-                        Err(_) => unauthorized(),
+                        Err(_) => self.unauthorized(),
                     },
                     Err(refusal) => self.refuse_body(caller, Channel::Sse, refusal).await,
                 }
@@ -140,8 +204,69 @@ impl Endpoint {
         }
     }
 
-    async fn open_stream(&self, caller: &Caller, messages: &str) -> Response<Body> {
-        let opened = self.sessions.open(caller, messages);
+    /// A message over Streamable HTTP. Its work ends when its credential does.
+    async fn asked(&self, caller: Caller, headers: HeaderMap, body: Bytes) -> Response<Body> {
+        if let Some(refused) = self.refuse_scope(&caller, &body).await {
+            return refused;
+        }
+        let mut message = pin!(self.driver.message(caller.clone(), Channel::StreamableHttp, headers, body));
+        loop {
+            if let Ok(answer) = tokio::time::timeout(CREDENTIAL_POLL, &mut message).await {
+                return respond(answer);
+            }
+            if self.driver.authenticate_again(caller.clone()).await.is_err() {
+                tracing::info!(user = caller.identity.subject, "call ended with its credential");
+                return self.unauthorized();
+            }
+        }
+    }
+
+    /// Refuses a call of a tool to which the roles of the caller reach and the scopes of its credential do not. Such a
+    /// refusal must be one of HTTP, so that clients know to get a wider token.
+    async fn refuse_scope(&self, caller: &Caller, body: &[u8]) -> Option<Response<Body>> {
+        // Most credentials have no scopes: their messages are read once, later.
+        caller.identity.scopes.as_ref()?;
+        let envelope = Envelope::parse(body).ok()?;
+        let core = &self.driver.core;
+        let (tool, needed) = core.toolbox.short_of_scope(envelope.tool.as_deref()?, caller)?;
+        let mut event = self.event_of(caller, "tools/call", Outcome::Denied, INSUFFICIENT_SCOPE);
+        event.tool = Some(tool.name.to_owned());
+        event.error_message = Some(format!("the scopes of the credential do not reach to {needed}"));
+        event.metadata.insert("transport".to_owned(), Channel::StreamableHttp.as_str().to_owned());
+        core.record(event).await;
+        let message = format!("insufficient scope: {needed} is needed");
+        let answer = error::answer(envelope.id, error::FORBIDDEN, &message);
+        let mut response = respond(Answer::error(StatusCode::FORBIDDEN, answer));
+        let server = caller.snapshot.server.as_ref()?;
+        let challenge =
+            oauth::insufficient_scope(&server.spec.authentication, &self.resource(&caller.snapshot), needed);
+        response.headers_mut().extend(challenge.map(|challenge| (header::WWW_AUTHENTICATE, challenge)));
+        Some(response)
+    }
+
+    /// Refuses a key that is used more often than it may be.
+    async fn refuse_rate(&self, caller: &Caller, wait: Duration) -> Response<Body> {
+        let event = self.event_of(caller, "receive", Outcome::Denied, "rate_limit");
+        self.driver.core.record(event).await;
+        let mut response = json(StatusCode::TOO_MANY_REQUESTS, &json!({"error": "too many requests"}));
+        let seconds = HeaderValue::from(wait.as_secs() + 1);
+        response.headers_mut().insert(header::RETRY_AFTER, seconds);
+        response
+    }
+
+    /// Refuses a request on a connection from before certificates were needed.
+    async fn refuse_connection(&self, connection: &Connection) -> Response<Body> {
+        let (core, client_ip) = (&self.driver.core, connection.address.ip());
+        let reason = "certificate_required";
+        let event = core.event(Kind::Authentication, "authenticate", Outcome::Failure, reason, client_ip);
+        core.record(event).await;
+        self.unauthorized()
+    }
+
+    async fn open_stream(&self, caller: &Caller) -> Response<Body> {
+        let messages =
+            caller.snapshot.server.as_ref().map(|server| &server.spec.transports.sse.messages_path);
+        let opened = self.sessions.open(caller, messages.map_or("", String::as_str));
         let (result, reason) = match &opened {
             Ok(_) => (Outcome::Success, "opened"),
             Err(sse::TooMany) => (Outcome::Denied, "too_many_sessions"),
@@ -217,12 +342,13 @@ impl Endpoint {
     }
 
     /// An event of a caller that stands for no message.
-    fn event_of(&self, caller: &Caller, action: &str, result: Outcome, reason: &str) -> Event {
+    pub(super) fn event_of(&self, caller: &Caller, action: &str, result: Outcome, reason: &str) -> Event {
         let kind = if result == Outcome::Denied { Kind::Authorization } else { Kind::McpRequest };
         Event {
             user: caller.identity.subject.clone(),
             auth_type: caller.identity.method.as_str().to_owned(),
             credential_id: Some(caller.identity.credential_id.clone()),
+            metadata: caller.proof(),
             ..self.driver.core.event(kind, action, result, reason, caller.client_ip)
         }
     }
@@ -253,9 +379,14 @@ pub(super) async fn receive(request: Request<Incoming>) -> Result<(HeaderMap, By
     if !essence.trim().eq_ignore_ascii_case("application/json") {
         return Err(Unreadable::MediaType);
     }
-    let collected = tokio::time::timeout(BODY_TIME, Limited::new(body, BODY_LIMIT).collect()).await;
+    Ok((parts.headers, read(body, BODY_LIMIT).await?))
+}
+
+/// Reads a body of at most so many bytes.
+pub(super) async fn read(body: Incoming, limit: usize) -> Result<Bytes, Unreadable> {
+    let collected = tokio::time::timeout(BODY_TIME, Limited::new(body, limit).collect()).await;
     match collected {
-        Ok(Ok(body)) => Ok((parts.headers, body.to_bytes())),
+        Ok(Ok(body)) => Ok(body.to_bytes()),
         Ok(Err(error)) if error.is::<LengthLimitError>() => Err(Unreadable::TooLarge),
         Ok(Err(_)) => Err(Unreadable::Broken),
         Err(_) => Err(Unreadable::TooSlow),
@@ -290,14 +421,24 @@ fn busy(message: &str) -> Response<Body> {
     text(StatusCode::SERVICE_UNAVAILABLE, message)
 }
 
-/// The one answer to every credential that proves nothing.
-fn unauthorized() -> Response<Body> {
-    let mut response = Response::new(Body::from(r#"{"error":"unauthorized"}"#));
-    *response.status_mut() = StatusCode::UNAUTHORIZED;
-    let headers = response.headers_mut();
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"portcullis\""));
+/// A response in JSON.
+pub(super) fn json(status: StatusCode, value: &impl Serialize) -> Response<Body> {
+    let body = serde_json::to_vec(value).expect("texts, numbers and times are JSON");
+    let mut response = Response::new(Body::from(body));
+    *response.status_mut() = status;
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     response
+}
+
+/// Whether the spec asks for a certificate that the connection does not have: it may be older than the spec.
+fn lacks_certificate(snapshot: &Snapshot, connection: &Connection) -> bool {
+    let Some(server) = &snapshot.server else { return true };
+    let verified = connection.certificate.as_ref().map(|certificate| certificate.verified);
+    match server.spec.authentication.client_certificates.mode {
+        ClientCertificateMode::RequireAny => verified.is_none(),
+        ClientCertificateMode::RequireAndVerify => verified != Some(true),
+        _ => false,
+    }
 }
 
 /// Tells the browser of an allowed origin what its page may send.

@@ -1,47 +1,78 @@
-//! `McpApiKey`: generates the key, publishes its digest in the status and its text in the owner's Secret.
+//! `McpApiKey`: from the wish for a key to one that its owner can read, and through its rotations to its end.
 //!
-//! The digest goes first: a key that a person can read is always one that the endpoint already knows. Stopped
-//! anywhere, the next pass finds which step was last and goes on; there are never two active generations.
+//! The digest goes first: a key that a person can read is always one that the endpoint already knows. [`plan`] decides
+//! for keys that the operator makes, [`import`] for those that exist already; [`report`] says what came of it.
 
+mod acceptance;
+mod events;
+mod generations;
+mod import;
+mod last_use;
+mod pass;
 mod plan;
+mod report;
+mod secret;
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use ipnet::IpNet;
 use jiff::Timestamp;
-use k8s_openapi::ByteString;
-use k8s_openapi::api::core::v1::Secret;
 use kube::{Api, Resource, ResourceExt};
-use serde_json::{from_value, json};
 
-use crate::api::conditions::{
-    ACCEPTED, READY, REASON_ACCEPTED, REASON_DISABLED, REASON_EXPIRED, REASON_NAME_CONFLICT,
-    REASON_NAMESPACE_NOT_OPTED_IN, REASON_READY,
-};
-use crate::api::{
-    GROUP, KeyGeneration, McpApiKey, McpApiKeyStatus, RoleKind, SecretReference, VERSION, names,
-};
-use crate::authn::ApiKey;
-use crate::k8s::apply::{self, text};
-use crate::k8s::condition::Finding;
-use crate::k8s::event;
+use crate::api::conditions::REASON_INVALID;
+use crate::api::{McpApiKey, RoleKind};
+use crate::k8s::apply::text;
 use crate::k8s::watch::{Guarded, find};
 
 use super::engine::{Outcome, Transient};
-use super::status::{Stale, write};
-use super::{Context, PERIOD, namespaces};
+use super::status::{Stale, Written, try_write};
+use super::{Context, namespaces};
 
-use plan::{Step, next_step};
+use acceptance::Acceptance;
+use generations::Rules;
+use plan::Change;
 
-/// What a pass found out.
+pub(super) use last_use::sweep;
+
+/// While replicas learn of a key, it is looked at this often.
+const WAITING: Duration = Duration::from_secs(1);
+/// Pause after a write that came too late: somebody else was at it.
+const RACED: Duration = Duration::from_millis(200);
+/// Most writes of one pass. More are needed only when people keep changing the object.
+const MAX_STEPS: usize = 16;
+
+/// How far a pass came.
+#[derive(Debug)]
 enum Found {
-    /// The key is published.
-    Published(Vec<KeyGeneration>),
+    /// Status and Secret agree.
+    Settled,
+    /// Replicas do not accept the pending generation yet.
+    Waiting(Acceptance),
     /// No administrator let servers into the namespace.
     NotOptedIn,
     /// Something failed that may go away.
     Failed(Transient),
+    /// Somebody else wrote in between, or the object is gone: the next pass sees what there is.
+    Raced,
+}
+
+/// Why the object cannot work as it is written; somebody must change something.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Problem {
+    /// Reason, from `api::conditions`.
+    reason: &'static str,
+    /// The field at fault and what to do.
+    message: String,
+    /// Whether even a generation that there is already cannot be used.
+    is_fatal: bool,
+}
+
+/// The object as last written, and how a pass over it went.
+struct Pass {
+    key: McpApiKey,
+    found: Found,
+    problem: Option<Problem>,
 }
 
 /// Reconciles a key.
@@ -54,193 +85,110 @@ pub(super) async fn reconcile(
         return Ok(Outcome::Settled(None));
     }
     let namespace = key.namespace().unwrap_or_default();
-    let Some(found) = find(&context.cluster.namespaces, "", &namespace)
+    let Some(labels) = find(&context.cluster.namespaces, "", &namespace)
         .filter(|found| found.metadata.deletion_timestamp.is_none())
+        .map(|found| found.metadata.labels.unwrap_or_default())
     else {
         return Ok(Outcome::Settled(None));
     };
     let api = Api::<McpApiKey>::namespaced(context.client.clone(), &namespace);
     // Which generations there are is decided on the newest object only, never on a copy that may be old.
-    let Some(key) = api.get_opt(&key.name_any()).await.map_err(|error| {
-        Transient::apply(format!("failed to read McpApiKey {:?}: {}", key.name_any(), text(&error)))
-    })?
-    else {
+    let newest = read(&api, &key.name_any()).await?;
+    let Some(key) = newest.filter(|key| key.meta().deletion_timestamp.is_none()) else {
         return Ok(Outcome::Settled(None));
     };
-    let found = if namespaces::is_opted_in(found.labels()) {
-        publish(&context, &api, key.clone()).await
+    let pass = if namespaces::is_opted_in(&labels) {
+        publish(&context, &api, key).await
     } else {
-        (key.clone(), Found::NotOptedIn)
+        Pass { key, found: Found::NotOptedIn, problem: None }
     };
-    let (key, found) = found;
+    tell(&context, &api, pass).await
+}
+
+async fn read(api: &Api<McpApiKey>, name: &str) -> Result<Option<McpApiKey>, Transient> {
+    let failed = |error| Transient::apply(format!("failed to read McpApiKey {name:?}: {}", text(&error)));
+    api.get_opt(name).await.map_err(failed)
+}
+
+/// Brings the generations and the Secret together, one step at a time.
+async fn publish(context: &Arc<Context>, api: &Api<McpApiKey>, mut key: McpApiKey) -> Pass {
+    let namespace = key.namespace().unwrap_or_default();
+    let room = context.namespaces.room(&namespace);
+    let _working = room.work().await;
+    if let Err(error) = namespaces::enter(context, &namespace).await {
+        return Pass { key, found: Found::Failed(error), problem: None };
+    }
+    let mut problem = invalid_network(&key);
+    let done = if key.spec.import.is_some() {
+        import::take(context, api, &mut key, &mut problem).await
+    } else {
+        pass::take(context, api, &mut key, problem.is_none()).await
+    };
+    Pass { key, found: done.unwrap_or_else(Found::Failed), problem }
+}
+
+/// The first of the allowed networks that is none. Such a key is accepted nowhere.
+fn invalid_network(key: &McpApiKey) -> Option<Problem> {
+    let mut networks = key.spec.allowed_cidrs.iter().enumerate();
+    let (index, text) = networks.find(|(_, text)| text.parse::<IpNet>().is_err())?;
+    Some(Problem {
+        reason: REASON_INVALID,
+        message: format!(
+            "spec.allowedCidrs[{index}]: {text:?} is not a CIDR such as 10.0.0.0/8 or 2001:db8::/32; the key is accepted from nowhere"
+        ),
+        is_fatal: true,
+    })
+}
+
+/// Writes what came of a pass, tells of it, and says when to look again.
+async fn tell(context: &Context, api: &Api<McpApiKey>, pass: Pass) -> Result<Outcome, Transient> {
+    let Pass { key, found, problem } = pass;
+    if matches!(found, Found::Raced) {
+        return Ok(Outcome::Settled(Some(RACED)));
+    }
     let now = Timestamp::now();
-    let status = key_status(&key, &found, &missing_roles(&context, &key), now);
-    if write(&api, &key, key.status.as_ref(), &status, Stale::Refused).await?.is_some()
-        && !matches!(found, Found::NotOptedIn)
-    {
-        let before = key.status.as_ref().map_or(&[][..], |status| &status.conditions);
-        for condition in event::changed(before, &status.conditions) {
-            event::tell(&context.recorder, &key.object_ref(&()), condition).await;
+    let missing = missing_roles(context, &key);
+    let view = report::View { key: &key, found: &found, problem: problem.as_ref(), missing: &missing };
+    let status = report::key_status(&view, now);
+    match try_write(api, &key, key.status.as_ref(), &status, Stale::Refused).await? {
+        Written::Raced => return Ok(Outcome::Settled(Some(RACED))),
+        Written::Done(_) if !matches!(found, Found::NotOptedIn) => {
+            let before = key.status.as_ref().map_or(&[][..], |status| &status.conditions);
+            events::tell_conditions(context, &key, before, &status.conditions).await;
         }
+        Written::Done(_) | Written::Same | Written::Gone => {}
     }
     match found {
-        Found::Published(_) => Ok(Outcome::Settled(Some(next_look(&key, now)))),
+        Found::Settled if problem.is_some() => Ok(Outcome::Invalid(Some(report::next_look(&key, now)))),
+        Found::Settled | Found::Raced => Ok(Outcome::Settled(Some(report::next_look(&key, now)))),
+        Found::Waiting(_) => Ok(Outcome::Settled(Some(WAITING))),
         Found::NotOptedIn => Ok(Outcome::Invalid(None)),
         Found::Failed(error) => Err(error),
     }
 }
 
-/// Secrets are not watched, and an expiry is nobody's event.
-fn next_look(key: &McpApiKey, now: Timestamp) -> Duration {
-    let left = key.spec.expires_at.as_ref().map(|end| end.0.duration_since(now));
-    match left.and_then(|left| Duration::try_from(left).ok()) {
-        Some(left) => PERIOD.min(left + Duration::from_millis(50)),
-        None => PERIOD,
-    }
+/// Now, as finely as times are written.
+fn this_second() -> Timestamp {
+    Timestamp::from_second(Timestamp::now().as_second()).unwrap_or_default()
 }
 
-/// Brings the generations and the Secret together, one step at a time. Gives back the object as last written.
-async fn publish(context: &Arc<Context>, api: &Api<McpApiKey>, mut key: McpApiKey) -> (McpApiKey, Found) {
-    let namespace = key.namespace().unwrap_or_default();
-    let room = context.namespaces.room(&namespace);
-    let _working = room.work().await;
-    if let Err(error) = namespaces::enter(context, &namespace).await {
-        return (key, Found::Failed(error));
-    }
-    match steps(context, api, &mut key).await {
-        Ok(generations) => (key, Found::Published(generations)),
-        Err(error) => (key, Found::Failed(error)),
-    }
-}
-
-async fn steps(
+/// Writes the generations before anything else is done with them, and tells what happened to them. Says whether it was
+/// written: it is not when the object has changed since.
+async fn write_change(
     context: &Context,
     api: &Api<McpApiKey>,
     key: &mut McpApiKey,
-) -> Result<Vec<KeyGeneration>, Transient> {
-    let name = names::key_secret(&key.name_any());
-    let secrets = Api::<Secret>::namespaced(context.client.clone(), &key.namespace().unwrap_or_default());
-    let live = secrets
-        .get_opt(&name)
-        .await
-        .map_err(|error| Transient::apply(format!("failed to read Secret {name:?}: {}", text(&error))))?;
-    let is_ours = live.as_ref().is_none_or(|live| {
-        live.owner_references().iter().any(|owner| Some(&owner.uid) == key.metadata.uid.as_ref())
-    });
-    if !is_ours {
-        return Err(conflict(&name));
+    change: Change,
+) -> Result<bool, Transient> {
+    let before = key.status.clone().unwrap_or_default();
+    let mut status = before.clone();
+    change.apply(&mut status);
+    match try_write(api, key, key.status.as_ref(), &status, Stale::Refused).await? {
+        Written::Done(written) => *key = written,
+        Written::Raced | Written::Gone | Written::Same => return Ok(false),
     }
-    let held = live.as_ref().and_then(held_key);
-    let generations = key.status.as_ref().map_or_else(Vec::new, |status| status.keys.clone());
-    let now = Timestamp::from_second(Timestamp::now().as_second()).unwrap_or_default();
-    match next_step(generations, held.as_ref(), now) {
-        Step::Keep(generations) => {
-            if let (Some(live), Some(held)) = (live, held) {
-                ensure_secret(context, &secrets, Some(live), &secret(key, &held)).await?;
-            }
-            Ok(generations)
-        }
-        Step::Adopt(generations) => {
-            tracing::info!("Key adopted");
-            write_generations(api, key, generations.clone()).await?;
-            Ok(generations)
-        }
-        Step::Generate(make) => {
-            let fresh = generate()?;
-            let generations = make(&fresh, now);
-            write_generations(api, key, generations.clone()).await?;
-            tracing::info!(id = fresh.id(), "Key generated");
-            ensure_secret(context, &secrets, live, &secret(key, &fresh)).await?;
-            Ok(generations)
-        }
-    }
-}
-
-fn conflict(name: &str) -> Transient {
-    Transient {
-        reason: REASON_NAME_CONFLICT,
-        message: format!(
-            "Secret {name:?} exists and was not made by the operator; delete it or choose another name"
-        ),
-    }
-}
-
-/// The key that a Secret holds, if it holds one.
-fn held_key(secret: &Secret) -> Option<ApiKey> {
-    let bytes = secret.data.as_ref()?.get(names::API_KEY_DATA)?;
-    ApiKey::parse(std::str::from_utf8(&bytes.0).ok()?).ok()
-}
-
-fn generate() -> Result<ApiKey, Transient> {
-    let (mut id, mut secret) = ([0; 10], [0; 32]);
-    aws_lc_rs::rand::fill(&mut id)
-        .and_then(|()| aws_lc_rs::rand::fill(&mut secret))
-        .map_err(|_| Transient::apply("no randomness for a key"))?;
-    Ok(ApiKey::generate(id, secret))
-}
-
-/// Writes the generations before anything else is done with them. Refused when the object has changed since.
-async fn write_generations(
-    api: &Api<McpApiKey>,
-    key: &mut McpApiKey,
-    generations: Vec<KeyGeneration>,
-) -> Result<(), Transient> {
-    let mut status = key.status.clone().unwrap_or_default();
-    status.keys = generations;
-    if let Some(written) = write(api, key, key.status.as_ref(), &status, Stale::Refused).await? {
-        // Conditions are told as a change from what they were before this pass.
-        let before = key.status.as_ref().map(|status| status.conditions.clone());
-        *key = written;
-        if let (Some(status), Some(before)) = (key.status.as_mut(), before) {
-            status.conditions = before;
-        }
-    }
-    Ok(())
-}
-
-async fn ensure_secret(
-    context: &Context,
-    secrets: &Api<Secret>,
-    live: Option<Secret>,
-    desired: &Secret,
-) -> Result<(), Transient> {
-    match context.applier.ensure(secrets, live, desired).await {
-        Ok(_) => Ok(()),
-        Err(apply::Error::NameConflict { name, .. }) => Err(conflict(&name)),
-        Err(error) => Err(Transient::apply(error)),
-    }
-}
-
-/// The Secret that holds the plaintext: the only place that does.
-fn secret(key: &McpApiKey, text: &ApiKey) -> Secret {
-    let name = key.name_any();
-    let data =
-        BTreeMap::from([(names::API_KEY_DATA.to_owned(), ByteString(text.expose().as_bytes().to_vec()))]);
-    let metadata = from_value(json!({
-        "name": names::key_secret(&name),
-        "namespace": key.namespace(),
-        "labels": {
-            "app.kubernetes.io/name": "portcullis-key",
-            "app.kubernetes.io/instance": name,
-            "app.kubernetes.io/part-of": "portcullis",
-            "app.kubernetes.io/managed-by": names::FIELD_MANAGER,
-            names::KEY_LABEL: name,
-        },
-        "ownerReferences": [{
-            "apiVersion": format!("{GROUP}/{VERSION}"),
-            "kind": "McpApiKey",
-            "name": name,
-            "uid": key.uid().unwrap_or_default(),
-            "controller": true,
-        }],
-    }))
-    .expect("the shape of metadata");
-    Secret {
-        metadata,
-        type_: Some(names::API_KEY_SECRET_TYPE.to_owned()),
-        data: Some(data),
-        ..Secret::default()
-    }
+    events::tell_generations(context, key, &before.keys, &status.keys).await;
+    Ok(true)
 }
 
 /// Roles that the key names and that do not exist, in words. They grant nothing; the key works without them.
@@ -252,48 +200,6 @@ fn missing_roles(context: &Context, key: &McpApiKey) -> Vec<String> {
     };
     let missing = key.spec.roles.iter().filter(|role| !exists(role.kind, &role.name));
     missing.map(|role| format!("{:?} {:?}", role.kind, role.name)).collect()
-}
-
-/// The whole status of a key. Pure.
-fn key_status(key: &McpApiKey, found: &Found, missing: &[String], now: Timestamp) -> McpApiKeyStatus {
-    let before = key.status.clone().unwrap_or_default();
-    let generation = key.metadata.generation;
-    let (keys, secret_ref) = match found {
-        Found::Published(keys) => {
-            (keys.clone(), Some(SecretReference { name: names::key_secret(&key.name_any()) }))
-        }
-        Found::NotOptedIn | Found::Failed(_) => (before.keys, before.secret_ref),
-    };
-    let accepted = match found {
-        Found::NotOptedIn => Finding::no(
-            REASON_NAMESPACE_NOT_OPTED_IN,
-            namespaces::opt_in_message(&key.namespace().unwrap_or_default()),
-        ),
-        _ if missing.is_empty() => Finding::yes(REASON_ACCEPTED, "the key is known to its servers"),
-        _ => Finding::yes(
-            REASON_ACCEPTED,
-            format!("these roles do not exist and grant nothing: {}", missing.join(", ")),
-        ),
-    };
-    let expired = key.spec.expires_at.as_ref().filter(|end| end.0 <= now);
-    let ready = match (found, expired) {
-        (Found::NotOptedIn, _) => accepted.clone(),
-        (_, _) if !key.spec.enabled => Finding::no(REASON_DISABLED, "spec.enabled is false"),
-        (_, Some(end)) => Finding::no(REASON_EXPIRED, format!("spec.expiresAt, {}, has passed", end.0)),
-        (Found::Failed(error), _) => Finding::no(error.reason, &error.message),
-        (Found::Published(_), _) => Finding::yes(
-            REASON_READY,
-            format!("Secret {:?} holds the key", names::key_secret(&key.name_any())),
-        ),
-    };
-    let condition =
-        |type_: &str, finding: Finding| finding.into_condition(type_, &before.conditions, generation, now);
-    McpApiKeyStatus {
-        keys,
-        secret_ref,
-        observed_generation: generation,
-        conditions: vec![condition(ACCEPTED, accepted), condition(READY, ready)],
-    }
 }
 
 #[cfg(test)]

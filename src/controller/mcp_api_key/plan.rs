@@ -1,148 +1,285 @@
-//! Which step comes next for a key. Pure: the status and the Secret are arguments, randomness comes later.
+//! Which step comes next for a generated key. Pure: object, Secret, answers of the replicas and time are arguments.
+//!
+//! Everything derives from what is written, so a crash at any step resumes. A text leaves the Secret before the status
+//! calls it revoked or over: a step towards publishing it, decided before, then fails on the Secret's version.
 
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
-use crate::api::{KeyGeneration, KeyState};
-use crate::authn::{ApiKey, api_key};
+use crate::api::{KeyGeneration, KeyState, McpApiKeyStatus};
 
-/// Generations that are kept in a status; the oldest revoked ones go first.
-const MAX_GENERATIONS: usize = 32;
+use super::generations::{self, Rules};
 
-/// Makes the generations once the new key is there.
-type WithNewKey = Box<dyn FnOnce(&ApiKey, Timestamp) -> Vec<KeyGeneration> + Send>;
-
-/// What is to be done.
-pub(super) enum Step {
-    /// The status and the Secret agree.
-    Keep(Vec<KeyGeneration>),
-    /// The Secret, which is ours, holds a key that the status does not know: it is taken into the status.
-    Adopt(Vec<KeyGeneration>),
-    /// There is no key, or not the right one: a new one is made; the function gives the generations with it.
-    Generate(WithNewKey),
+/// What one entry of the Secret holds.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) enum Entry {
+    /// Nothing.
+    #[default]
+    Absent,
+    /// Something that is no key.
+    Foreign,
+    /// A key of this id and digest.
+    Key {
+        /// Its id.
+        id: String,
+        /// Its digest as it stands in a status.
+        digest: String,
+    },
 }
 
-/// Decides from what the status says and what the Secret holds.
-///
-/// - An active generation whose text the Secret holds: nothing to do.
-/// - A Secret with a key of which the status knows nothing at all: the status was lost, the key is adopted.
-/// - Anything else: what was active is revoked, because nobody can tell who has it, and a new key is made.
-pub(super) fn next_step(generations: Vec<KeyGeneration>, held: Option<&ApiKey>, now: Timestamp) -> Step {
-    if let Some(held) = held {
-        let digest = api_key::format_digest(&held.digest());
-        let is_held = |generation: &KeyGeneration| generation.id == held.id() && generation.digest == digest;
-        if generations.iter().any(|generation| is_held(generation) && generation.state == KeyState::Active) {
-            return Step::Keep(revoke(generations, |generation| !is_held(generation)));
-        }
-        if generations.is_empty() {
-            return Step::Adopt(with(generations, held, now));
+/// What our Secret holds.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Held {
+    /// What callers read.
+    pub(super) current: Entry,
+    /// What will take its place.
+    pub(super) next: Entry,
+    /// The wish that `next` was made for: the value of the annotation, empty if there was none. Absent: nobody knows.
+    pub(super) made_for: Option<String>,
+}
+
+/// The Secret of the key's name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Seen {
+    /// There is none.
+    Absent,
+    /// It belongs to somebody else.
+    Foreign,
+    /// It is ours.
+    Ours(Held),
+}
+
+/// What a step is decided from.
+#[derive(Clone, Debug)]
+pub(super) struct Facts<'a> {
+    /// What the spec says.
+    pub(super) rules: Rules,
+    /// Whether another generation may be begun.
+    pub(super) may_begin: bool,
+    /// Value of the annotation that asks for a rotation.
+    pub(super) rotate: Option<&'a str>,
+    /// Value of the annotation that asks for a revocation.
+    pub(super) revoke: Option<&'a str>,
+    /// What was written last.
+    pub(super) status: &'a McpApiKeyStatus,
+    /// The Secret.
+    pub(super) secret: &'a Seen,
+    /// Whether every ready replica accepts the pending generation, once they were asked.
+    pub(super) is_accepted: Option<bool>,
+    /// Now, to the second.
+    pub(super) now: Timestamp,
+}
+
+/// What becomes of the status. Refused when the object has changed since.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Change {
+    /// Every generation.
+    pub(super) keys: Vec<KeyGeneration>,
+    /// When the key was last replaced.
+    pub(super) last_rotated_at: Option<Time>,
+    /// The last wish for a rotation that was carried out.
+    pub(super) handled_rotate: Option<String>,
+    /// The last wish for a revocation that was carried out.
+    pub(super) handled_revoke: Option<String>,
+}
+
+impl Change {
+    /// The same, with other generations.
+    pub(super) fn of(status: &McpApiKeyStatus, keys: Vec<KeyGeneration>) -> Self {
+        Self {
+            keys,
+            last_rotated_at: status.last_rotated_at.clone(),
+            handled_rotate: status.handled_rotate.clone(),
+            handled_revoke: status.handled_revoke.clone(),
         }
     }
-    let revoked = revoke(generations, |_| true);
-    Step::Generate(Box::new(move |fresh, now| with(revoked, fresh, now)))
+
+    /// Writes it into a status.
+    pub(super) fn apply(self, status: &mut McpApiKeyStatus) {
+        status.keys = self.keys;
+        status.last_rotated_at = self.last_rotated_at;
+        status.handled_rotate = self.handled_rotate;
+        status.handled_revoke = self.handled_revoke;
+    }
 }
 
-fn revoke(generations: Vec<KeyGeneration>, which: impl Fn(&KeyGeneration) -> bool) -> Vec<KeyGeneration> {
-    let revoke = |generation: KeyGeneration| match which(&generation) {
-        true => KeyGeneration { state: KeyState::Revoked, ..generation },
-        false => generation,
+/// What becomes of the Secret. Refused when the Secret, or the object that it was decided on, has changed since.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Write {
+    /// A new text that nobody reads yet.
+    Stage {
+        /// Whether what callers read stays.
+        keeps_current: bool,
+    },
+    /// What is next becomes what callers read.
+    Publish,
+    /// What callers read has ended and goes; what is next stays.
+    Withdraw,
+    /// What is next goes; what callers read stays.
+    Unstage,
+    /// Both go.
+    Strip,
+    /// The Secret goes.
+    Delete,
+}
+
+/// What is to be done.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum Step {
+    /// Nothing: everything agrees, or only time can change it.
+    Rest,
+    /// The Secret's name is taken.
+    Conflict,
+    /// The status is written.
+    Status(Change),
+    /// The Secret is written.
+    Secret(Write),
+    /// The replicas are asked whether they accept this generation.
+    Ask(String),
+    /// Not every replica accepts this generation yet.
+    Wait(String),
+}
+
+/// Decides what is to be done.
+pub(super) fn next_step(facts: &Facts<'_>) -> Step {
+    let Facts { rules, status, now, .. } = facts;
+    let keys = &status.keys;
+    if let Some(step) = revocation(facts) {
+        return step;
+    }
+    let aged = generations::aged(keys, rules, *now);
+    if rules.are_over(*now) && matches!(facts.secret, Seen::Ours(_)) {
+        return Step::Secret(Write::Delete);
+    }
+    if aged != *keys {
+        return Step::Status(Change::of(status, aged));
+    }
+    if rules.are_over(*now) {
+        return Step::Rest;
+    }
+    let held = match facts.secret {
+        Seen::Foreign => return Step::Conflict,
+        Seen::Absent => &Held::default(),
+        Seen::Ours(held) => held,
     };
-    generations.into_iter().map(revoke).collect()
+    let current = find(keys, &held.current);
+    match current.map(|generation| generation.state) {
+        Some(KeyState::Pending) => return publication(facts, held),
+        Some(KeyState::Active) => {
+            let id = current.map(|generation| &generation.id);
+            let surplus = |g: &KeyGeneration| g.state == KeyState::Active && Some(&g.id) != id;
+            if keys.iter().any(surplus) {
+                return Step::Status(Change::of(status, generations::revoked(keys, surplus)));
+            }
+        }
+        _ => {
+            if let (true, Entry::Key { id, digest }) = (keys.is_empty(), &held.current) {
+                return Step::Status(adopted(facts, id, digest));
+            }
+            // Nobody can tell who has it.
+            if generations::active(keys).is_some() {
+                return Step::Status(Change::of(status, generations::revoked(keys, |_| true)));
+            }
+        }
+    }
+    succession(facts, held)
 }
 
-fn with(mut generations: Vec<KeyGeneration>, key: &ApiKey, now: Timestamp) -> Vec<KeyGeneration> {
-    let surplus = (generations.len() + 1).saturating_sub(MAX_GENERATIONS);
-    generations.drain(..surplus);
-    generations.push(KeyGeneration {
-        id: key.id().to_owned(),
-        digest: api_key::format_digest(&key.digest()),
-        created_at: Time(now),
-        state: KeyState::Active,
-    });
-    generations
+/// Every generation that there is ends at once.
+fn revocation(facts: &Facts<'_>) -> Option<Step> {
+    let status = facts.status;
+    facts.revoke.filter(|asked| Some(*asked) != status.handled_revoke.as_deref())?;
+    if let Seen::Ours(held) = facts.secret
+        && (held.current != Entry::Absent || held.next != Entry::Absent)
+    {
+        return Some(Step::Secret(Write::Strip));
+    }
+    let mut change = Change::of(status, generations::revoked(&status.keys, |_| true));
+    change.handled_revoke = facts.revoke.map(str::to_owned);
+    Some(Step::Status(change))
+}
+
+/// The status was lost: what our Secret holds is the key.
+fn adopted(facts: &Facts<'_>, id: &str, digest: &str) -> Change {
+    let Facts { rules, status, now, .. } = facts;
+    let begun = generations::begun(&[], id, digest, rules, *now);
+    Change::of(status, generations::promoted(&begun, id, rules, *now))
+}
+
+/// The Secret already holds what the status calls pending.
+fn publication(facts: &Facts<'_>, held: &Held) -> Step {
+    let Facts { rules, status, now, .. } = facts;
+    let Some(published) = find(&status.keys, &held.current) else { return Step::Rest };
+    let mut change = Change::of(status, generations::promoted(&status.keys, &published.id, rules, *now));
+    if !is_first(&status.keys, published) {
+        change.last_rotated_at = Some(Time(*now));
+    }
+    match held.made_for.as_deref() {
+        Some("") => {}
+        Some(wish) => change.handled_rotate = Some(wish.to_owned()),
+        None => change.handled_rotate = facts.rotate.map(str::to_owned).or(change.handled_rotate),
+    }
+    Step::Status(change)
+}
+
+/// What is active, if anything, is what the Secret holds. Whether another takes its place, and how far that is.
+fn succession(facts: &Facts<'_>, held: &Held) -> Step {
+    let Facts { rules, status, now, .. } = facts;
+    let keys = &status.keys;
+    let active = generations::active(keys);
+    let is_dead = active.is_none() && held.current != Entry::Absent;
+    let next = find(keys, &held.next);
+    if keys.iter().any(|generation| generation.state == KeyState::Pending) {
+        let pending = next.filter(|generation| generation.state == KeyState::Pending);
+        // A text that is lost was never seen by anybody.
+        let is_lost =
+            |g: &KeyGeneration| g.state == KeyState::Pending && Some(&g.id) != pending.map(|p| &p.id);
+        if keys.iter().any(is_lost) {
+            return Step::Status(Change::of(status, generations::revoked(keys, is_lost)));
+        }
+        return match pending {
+            Some(_) if is_dead => Step::Secret(Write::Withdraw),
+            Some(pending) if is_first(keys, pending) => Step::Secret(Write::Publish),
+            Some(pending) => match facts.is_accepted {
+                None => Step::Ask(pending.id.clone()),
+                Some(true) => Step::Secret(Write::Publish),
+                Some(false) => Step::Wait(pending.id.clone()),
+            },
+            None => Step::Rest,
+        };
+    }
+    let is_asked = asks_to_rotate(facts.rotate, status);
+    let is_due = active.and_then(|active| rules.due(active)).is_some_and(|due| due <= *now);
+    let is_wanted = active.is_none() || is_asked || is_due;
+    if !is_wanted && held.next != Entry::Absent {
+        return Step::Secret(Write::Unstage);
+    }
+    if is_wanted && facts.may_begin && generations::have_room(keys) {
+        return match &held.next {
+            Entry::Key { id, digest } if !keys.iter().any(|generation| generation.id == *id) => {
+                Step::Status(Change::of(status, generations::begun(keys, id, digest, rules, *now)))
+            }
+            _ => Step::Secret(Write::Stage { keeps_current: active.is_some() }),
+        };
+    }
+    if is_dead { Step::Secret(Write::Withdraw) } else { Step::Rest }
+}
+
+/// Whether a new value of the annotation asks for a rotation. An empty one asks for nothing.
+pub(super) fn asks_to_rotate(rotate: Option<&str>, status: &McpApiKeyStatus) -> bool {
+    let asked = rotate.filter(|value| !value.is_empty());
+    asked.is_some() && asked != status.handled_rotate.as_deref()
+}
+
+/// Whether nothing was ever published before: then nobody is served by waiting.
+fn is_first(keys: &[KeyGeneration], pending: &KeyGeneration) -> bool {
+    keys.iter().all(|generation| generation.id == pending.id)
+}
+
+fn find<'a>(keys: &'a [KeyGeneration], entry: &Entry) -> Option<&'a KeyGeneration> {
+    let Entry::Key { id, digest } = entry else { return None };
+    keys.iter().find(|generation| generation.id == *id && generation.digest == *digest)
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn key(seed: u8) -> ApiKey {
-        ApiKey::generate([seed; 10], [seed; 32])
-    }
-
-    fn now() -> Timestamp {
-        Timestamp::UNIX_EPOCH
-    }
-
-    /// Ids and states after the step, where a new key has the seed 9.
-    fn after(step: Step) -> (&'static str, Vec<(String, KeyState)>) {
-        let (word, generations) = match step {
-            Step::Keep(generations) => ("keep", generations),
-            Step::Adopt(generations) => ("adopt", generations),
-            Step::Generate(make) => ("generate", make(&key(9), now())),
-        };
-        (word, generations.into_iter().map(|generation| (generation.id, generation.state)).collect())
-    }
-
-    fn id(seed: u8) -> String {
-        key(seed).id().to_owned()
-    }
-
-    #[test]
-    fn a_new_key_is_generated_and_then_kept() {
-        let (word, generations) = after(next_step(Vec::new(), None, now()));
-        assert_eq!((word, generations), ("generate", vec![(id(9), KeyState::Active)]));
-        let known = with(Vec::new(), &key(9), now());
-        assert_eq!(after(next_step(known, Some(&key(9)), now())).0, "keep");
-    }
-
-    #[test]
-    fn stopped_before_the_secret_was_written_the_unseen_generation_is_revoked() {
-        let known = with(Vec::new(), &key(1), now());
-        assert_eq!(
-            after(next_step(known, None, now())),
-            ("generate", vec![(id(1), KeyState::Revoked), (id(9), KeyState::Active)])
-        );
-    }
-
-    #[test]
-    fn a_text_that_somebody_else_put_into_the_secret_is_never_accepted() {
-        let known = with(Vec::new(), &key(1), now());
-        assert_eq!(
-            after(next_step(known, Some(&key(2)), now())),
-            ("generate", vec![(id(1), KeyState::Revoked), (id(9), KeyState::Active)])
-        );
-        let revoked = revoke(with(Vec::new(), &key(1), now()), |_| true);
-        assert_eq!(
-            after(next_step(revoked, Some(&key(1)), now())),
-            ("generate", vec![(id(1), KeyState::Revoked), (id(9), KeyState::Active)])
-        );
-    }
-
-    #[test]
-    fn a_lost_status_is_restored_from_our_secret() {
-        assert_eq!(
-            after(next_step(Vec::new(), Some(&key(1)), now())),
-            ("adopt", vec![(id(1), KeyState::Active)])
-        );
-    }
-
-    #[test]
-    fn there_is_never_more_than_one_active_generation() {
-        let two = with(with(Vec::new(), &key(1), now()), &key(2), now());
-        assert_eq!(
-            after(next_step(two, Some(&key(1)), now())),
-            ("keep", vec![(id(1), KeyState::Active), (id(2), KeyState::Revoked)])
-        );
-    }
-
-    #[test]
-    fn a_status_keeps_a_bounded_number_of_generations() {
-        let mut known = Vec::new();
-        for seed in 0..40 {
-            known = with(revoke(known, |_| true), &key(seed), now());
-        }
-        assert_eq!(known.len(), MAX_GENERATIONS);
-        assert_eq!(known.last().map(|generation| generation.id.clone()), Some(id(39)));
-    }
-}
+mod tests;

@@ -4,37 +4,22 @@
 //! a replica learns of a change by its own watch. It is not made on every pass.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use aws_lc_rs::digest;
-use bytes::Bytes;
-use http::Request;
-use http_body_util::{BodyExt, Full, Limited};
-use hyper::client::conn::http1::SendRequest;
-use hyper_util::rt::TokioIo;
-use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::Deployment;
-use k8s_openapi::api::core::v1::Pod;
-use kube::api::ListParams;
-use kube::{Api, ResourceExt};
-use rcgen::KeyPair;
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use kube::ResourceExt;
 use serde_json::{Value, json};
-use tokio::net::TcpStream;
 use tokio::time::Instant;
-use tokio_rustls::TlsConnector;
-use x509_parser::extensions::GeneralName;
-use x509_parser::prelude::{FromDer, X509Certificate};
 
 use crate::api::conditions::REASON_HANDSHAKE;
-use crate::api::{McpServer, ServerInfo, names};
+use crate::api::{McpServer, ServerInfo};
 use crate::authz::Role;
 use crate::controller::engine::Transient;
+use crate::controller::replicas::{self, Connection};
 use crate::controller::{Context, PERIOD};
-use crate::pki::{Authority, Purpose};
 
 use super::validate::ValidatedServer;
 
@@ -90,18 +75,14 @@ impl Handshakes {
 /// Why a handshake did not come to an end.
 #[derive(Debug, thiserror::Error)]
 enum Error {
-    #[error("failed to list the pods: {0}")]
-    ListPods(String),
+    #[error(transparent)]
+    Pods(#[from] replicas::AskReplicas),
     #[error("no pod is ready")]
     NoPod,
-    #[error("the authority is not loaded yet")]
-    NoAuthority,
-    #[error("failed to make a client certificate")]
-    Certificate,
-    #[error("failed to connect to {0}: {1}")]
-    Connect(SocketAddr, std::io::Error),
-    #[error("the peer at {0} is not a replica of this server")]
-    Peer(SocketAddr),
+    #[error(transparent)]
+    Prove(#[from] replicas::Prove),
+    #[error(transparent)]
+    Connect(#[from] replicas::Call),
     #[error("failed to call {0}: {1}")]
     Call(&'static str, String),
     #[error("took longer than {} s", LIMIT.as_secs())]
@@ -150,72 +131,19 @@ fn sha256(bytes: &[u8]) -> [u8; 32] {
 }
 
 async fn handshake(context: &Context, server: &ValidatedServer<'_>) -> Result<ServerInfo, Error> {
-    let address = ready_pod(context, server).await?;
-    let authority = context.authorities.internal().ok_or(Error::NoAuthority)?;
-    let tls = client_config(&authority).ok_or(Error::Certificate)?;
-    let mut endpoint = Endpoint::connect(address, server, tls).await?;
+    let pods = replicas::ready_pods(context, server.namespace, server.name).await?;
+    let pod = pods.first().ok_or(Error::NoPod)?;
+    let tls = replicas::client_config(context)?;
+    let mut endpoint = Endpoint::connect(pod.address, server, tls).await?;
     endpoint.ask().await
 }
 
-/// Address of the internal port of a pod that is ready.
-async fn ready_pod(context: &Context, server: &ValidatedServer<'_>) -> Result<SocketAddr, Error> {
-    let api = Api::<Pod>::namespaced(context.client.clone(), server.namespace);
-    let selector =
-        format!("app.kubernetes.io/name=portcullis-server,{}={}", names::SERVER_LABEL, server.name);
-    let pods = api
-        .list(&ListParams::default().labels(&selector))
-        .await
-        .map_err(|error| Error::ListPods(crate::k8s::apply::text(&error)))?;
-    pods.items.iter().find_map(address).ok_or(Error::NoPod)
-}
-
-fn address(pod: &Pod) -> Option<SocketAddr> {
-    let status = pod.status.as_ref()?;
-    let is_ready = status
-        .conditions
-        .iter()
-        .flatten()
-        .any(|condition| condition.type_ == "Ready" && condition.status == "True");
-    if !is_ready || pod.metadata.deletion_timestamp.is_some() {
-        return None;
-    }
-    let ip: IpAddr = status.pod_ip.as_deref()?.parse().ok()?;
-    Some(SocketAddr::new(ip, u16::try_from(names::INTERNAL_PORT).ok()?))
-}
-
-/// TLS with a leaf of the operator that is made for this connection alone.
-fn client_config(authority: &Authority) -> Option<Arc<rustls::ClientConfig>> {
-    let key = KeyPair::generate().ok()?;
-    let issued = authority.issue(&Purpose::Operator, &key, Timestamp::now()).ok()?;
-    let mut roots = rustls::RootCertStore::empty();
-    roots.add(CertificateDer::from_pem_slice(authority.certificate_pem().as_bytes()).ok()?).ok()?;
-    let chain = vec![CertificateDer::from_pem_slice(issued.certificate_pem.as_bytes()).ok()?];
-    let key = PrivateKeyDer::from_pem_slice(issued.key_pem.as_bytes()).ok()?;
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let config = rustls::ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .ok()?
-        .with_root_certificates(roots)
-        .with_client_auth_cert(chain, key)
-        .ok()?;
-    Some(Arc::new(config))
-}
-
-/// A connection to a replica that has proved to be one of this server.
+/// A replica to which a handshake is made.
 struct Endpoint {
-    sender: SendRequest<Full<Bytes>>,
-    /// Ends the connection with this value: it is never left to itself.
-    connection: tokio::task::JoinHandle<()>,
-    host: String,
+    connection: Connection,
     path: String,
     /// Bytes that may still be answered.
     budget: usize,
-}
-
-impl Drop for Endpoint {
-    fn drop(&mut self) {
-        self.connection.abort();
-    }
 }
 
 impl Endpoint {
@@ -224,26 +152,9 @@ impl Endpoint {
         server: &ValidatedServer<'_>,
         tls: Arc<rustls::ClientConfig>,
     ) -> Result<Self, Error> {
-        let failed = |error| Error::Connect(address, error);
-        let host = names::internal_host(server.namespace, server.name);
-        let name = ServerName::try_from(host.clone()).map_err(|_| Error::Peer(address))?;
-        let tcp = TcpStream::connect(address).await.map_err(failed)?;
-        tcp.set_nodelay(true).map_err(failed)?;
-        let stream = TlsConnector::from(tls).connect(name, tcp).await.map_err(failed)?;
-        let uri = names::internal_uri(server.namespace, server.name);
-        let leaf = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
-        if !leaf.is_some_and(|leaf| carries_uri(leaf, &uri)) {
-            return Err(Error::Peer(address));
-        }
-        let (sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
-            .await
-            .map_err(|error| failed(std::io::Error::other(error)))?;
-        let connection = tokio::spawn(async move {
-            // The end of a connection shows itself in the request that used it.
-            let _ = connection.await;
-        });
+        let connection = Connection::open(address, server.namespace, server.name, tls).await?;
         let path = server.spec.transports.streamable_http.path.clone();
-        Ok(Self { sender, connection, host, path, budget: MAX_ANSWERS })
+        Ok(Self { connection, path, budget: MAX_ANSWERS })
     }
 
     async fn ask(&mut self) -> Result<ServerInfo, Error> {
@@ -275,19 +186,15 @@ impl Endpoint {
             },
         });
         let body = json!({"jsonrpc": "2.0", "id": 1, "method": method, "params": params});
-        let request = Request::post(&self.path)
-            .header("host", &self.host)
+        let request = self
+            .connection
+            .post(&self.path)
             .header("content-type", "application/json")
             .header("accept", "application/json, text/event-stream")
             .header("mcp-protocol-version", REVISION)
-            .header("mcp-method", method)
-            .body(Full::from(body.to_string()))
-            .map_err(|error| failed(error.to_string()))?;
-        self.sender.ready().await.map_err(|error| failed(error.to_string()))?;
-        let response = self.sender.send_request(request).await.map_err(|error| failed(error.to_string()))?;
-        let status = response.status();
-        let body = Limited::new(response.into_body(), self.budget);
-        let bytes = body.collect().await.map_err(|error| failed(error.to_string()))?.to_bytes();
+            .header("mcp-method", method);
+        let sent = self.connection.send(request, body.to_string().into(), self.budget).await;
+        let (status, bytes) = sent.map_err(|error| failed(error.to_string()))?;
         self.budget = self.budget.saturating_sub(bytes.len());
         let mut answer: Value =
             serde_json::from_slice(&bytes).map_err(|_| failed(format!("answered {status} and no JSON")))?;
@@ -299,12 +206,6 @@ impl Endpoint {
             }
         }
     }
-}
-
-fn carries_uri(leaf: &CertificateDer<'_>, uri: &str) -> bool {
-    let Ok((_, certificate)) = X509Certificate::from_der(leaf) else { return false };
-    let Ok(Some(names)) = certificate.subject_alternative_name() else { return false };
-    names.value.general_names.iter().any(|name| matches!(name, GeneralName::URI(found) if *found == uri))
 }
 
 /// What the status says. The digest does not depend on the order of the tools or of the keys in their schemas.

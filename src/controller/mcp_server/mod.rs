@@ -3,11 +3,14 @@
 //! The status is written after success and after failure. Invalid waits; only what may go away is tried again.
 
 mod apply;
+mod authentication;
 mod certificates;
 mod desired;
 mod handshake;
+mod materials;
 mod observe;
 mod rights;
+mod signing;
 mod status;
 mod validate;
 
@@ -115,7 +118,10 @@ pub(super) async fn reconcile(
     };
     report(&context, server, &seen, &result).await?;
     match result {
-        Ok(()) => Ok(Outcome::Settled(Some(context.handshakes.next_look(server).min(PERIOD)))),
+        Ok(()) => {
+            let signing = seen.signing.as_ref().map_or(PERIOD, |signing| signing.next_look);
+            Ok(Outcome::Settled(Some(context.handshakes.next_look(server).min(signing))))
+        }
         // Secrets are not watched, so one that is missing is looked for now and then.
         Err(Problem::Invalid(_)) => Ok(Outcome::Invalid(Some(PERIOD / 4))),
         Err(Problem::Transient(error)) => Err(error),
@@ -133,21 +139,26 @@ async fn run(context: &Arc<Context>, server: &McpServer, seen: &mut Seen) -> Res
     seen.deployment.clone_from(&observed.deployment);
 
     let is_namespace = |name: &str| find(&context.cluster.namespaces, "", name).is_some();
-    let valid =
-        validate::validate(server, observed.given_secret.as_ref(), is_namespace).map_err(Problem::Invalid)?;
+    let valid = validate::validate(server, &observed.referred, is_namespace).map_err(Problem::Invalid)?;
     seen.is_valid = true;
+    seen.warnings.clone_from(&valid.warnings);
 
     let (certificates, tls) = certificates::keep_or_issue(context, &valid, &observed)?;
     seen.tls = Some(tls);
     let desired = desired::desired(&valid, &context.config, certificates);
     let roles = rights::roles(context, valid.namespace, valid.name);
 
+    // Before the pods: those that start find the keys. Rights and pods do not wait for the keys to be well.
+    let signing = signing::keep(context, server, &valid, observed.signing_secret.as_ref()).await;
+    seen.signing = signing.as_ref().ok().cloned();
+    seen.signing_failed = signing.as_ref().err().map(|error| (error.reason, error.message.clone()));
     let deployment = apply::apply(context, &valid, &observed, desired, &roles).await?;
     let is_complete = status::Pods::of(&deployment).are_complete();
     seen.deployment = Some(deployment.clone());
     if is_complete {
         seen.server_info = Some(handshake::once(context, &valid, &deployment, &roles).await?);
     }
+    signing?;
     Ok(())
 }
 

@@ -13,6 +13,9 @@ use crate::controller::namespaces::Children;
 use crate::k8s::apply::text;
 use crate::k8s::watch::find;
 
+use super::materials;
+use super::validate::Referred;
+
 /// What there is of a server.
 pub(super) struct Observed {
     /// Copies of the children in its namespace.
@@ -23,8 +26,10 @@ pub(super) struct Observed {
     pub(super) endpoint_secret: Option<Secret>,
     /// The leaf for the internal port.
     pub(super) internal_secret: Option<Secret>,
-    /// The Secret that the spec names.
-    pub(super) given_secret: Option<Secret>,
+    /// The keys of its own tokens.
+    pub(super) signing_secret: Option<Secret>,
+    /// What the spec refers to.
+    pub(super) referred: Referred,
 }
 
 /// Looks at what there is.
@@ -38,17 +43,20 @@ pub(super) async fn observe(
 ) -> Result<Observed, Transient> {
     let (namespace, name) = (server.namespace().unwrap_or_default(), server.name_any());
     let given = server.spec.tls.secret_name.as_deref().filter(|_| server.spec.tls.mode == TlsMode::Secret);
-    let (endpoint_secret, internal_secret, given_secret) = tokio::try_join!(
+    let (endpoint_secret, internal_secret, signing_secret, given_secret, materials) = tokio::try_join!(
         secret(context, &namespace, Some(names::tls_secret(&name))),
         secret(context, &namespace, Some(names::internal_secret(&name))),
+        secret(context, &namespace, Some(names::signing_secret(&name))),
         secret(context, &namespace, given.map(str::to_owned)),
+        materials::read(context, &namespace, &server.spec.authentication),
     )?;
     Ok(Observed {
         deployment: find(&children.deployments, &namespace, &names::workload(&name)),
         children,
         endpoint_secret,
         internal_secret,
-        given_secret,
+        signing_secret,
+        referred: Referred { given_secret, materials },
     })
 }
 
@@ -72,7 +80,7 @@ pub(in crate::controller) fn is_owned<K: Resource>(child: &K) -> bool {
     })
 }
 
-/// Deletes the certificates of every server of a namespace that the operator leaves.
+/// Deletes the Secrets of every server of a namespace that the operator leaves.
 ///
 /// # Errors
 /// [`Transient`] when a Secret cannot be read or deleted.
@@ -85,7 +93,8 @@ pub(in crate::controller) async fn remove_secrets_of_namespace(
     let api = Api::<Secret>::namespaced(context.client.clone(), namespace);
     for server in servers {
         let name = server.name_any();
-        for secret_name in [names::tls_secret(&name), names::internal_secret(&name)] {
+        let ours = [names::tls_secret, names::internal_secret, names::signing_secret, names::imported_secret];
+        for secret_name in ours.map(|name_of| name_of(&name)) {
             if let Some(found) = secret(context, namespace, Some(secret_name)).await?
                 && is_owned(&found)
             {

@@ -6,23 +6,30 @@ use kube::ResourceExt;
 
 use crate::api::conditions::{
     ACCEPTED, AVAILABLE, READY, REASON_ACCEPTED, REASON_PENDING, REASON_PROGRESSING, REASON_READY,
+    SIGNING_KEYS,
 };
 use crate::api::{McpServer, McpServerStatus, ServerInfo, TlsStatus, names};
 use crate::k8s::condition::Finding;
 
-use super::Problem;
+use super::{Problem, signing};
 
 /// What a look at a server has found, as far as it came.
 #[derive(Debug, Default)]
 pub(super) struct Seen {
     /// Whether the spec and all it refers to were found valid.
     pub(super) is_valid: bool,
+    /// What works and should still be thought over, in words.
+    pub(super) warnings: Vec<String>,
     /// The Deployment as it is.
     pub(super) deployment: Option<Deployment>,
     /// The certificate in use.
     pub(super) tls: Option<TlsStatus>,
     /// What the endpoint said in a handshake.
     pub(super) server_info: Option<ServerInfo>,
+    /// The keys of its own tokens.
+    pub(super) signing: Option<signing::Seen>,
+    /// Reason and message of what is wrong with them.
+    pub(super) signing_failed: Option<(&'static str, String)>,
 }
 
 /// Pods of a Deployment, as its status has them.
@@ -68,24 +75,39 @@ pub(super) fn server_status(
     let path = &server.spec.transports.streamable_http.path;
     // What was not looked at this time is as it was, as long as something runs.
     let runs = pods.is_some();
+    let mut conditions = vec![
+        condition(ACCEPTED, accepted(seen, result)),
+        condition(AVAILABLE, available(pods, result)),
+        condition(READY, ready(pods, result)),
+    ];
+    let known = before.conditions.iter().find(|condition| condition.type_ == SIGNING_KEYS).cloned();
+    conditions.extend(match (&seen.signing, &seen.signing_failed) {
+        (Some(signing), _) => signing.finding.clone().map(|finding| condition(SIGNING_KEYS, finding)),
+        (None, Some((reason, message))) => Some(condition(SIGNING_KEYS, Finding::no(reason, message))),
+        (None, None) => known,
+    });
     McpServerStatus {
+        authentication: match &seen.signing {
+            Some(signing) => signing.status.clone(),
+            None => before.authentication.clone(),
+        },
         url: Some(format!("https://{service}.{namespace}.svc:{}{path}", names::SERVICE_PORT)),
         server_info: seen.server_info.clone().or(before.server_info.filter(|_| runs)),
         replicas: pods.unwrap_or_default().exist,
         ready_replicas: pods.unwrap_or_default().ready,
         tls: seen.tls.clone().or(before.tls.filter(|_| runs)),
         observed_generation: generation,
-        conditions: vec![
-            condition(ACCEPTED, accepted(seen, result)),
-            condition(AVAILABLE, available(pods, result)),
-            condition(READY, ready(pods, result)),
-        ],
+        conditions,
     }
 }
 
 fn accepted(seen: &Seen, result: &Result<(), Problem>) -> Finding {
     match result {
         Err(Problem::Invalid(invalid)) => Finding::no(invalid.reason, &invalid.message),
+        _ if seen.is_valid && !seen.warnings.is_empty() => Finding::yes(
+            REASON_ACCEPTED,
+            format!("the spec is valid and in use; warning: {}", seen.warnings.join("; ")),
+        ),
         _ if seen.is_valid => Finding::yes(REASON_ACCEPTED, "the spec is valid and in use"),
         Err(Problem::Transient(error)) => Finding::unknown(error.reason, &error.message),
         Ok(()) => Finding::unknown(REASON_PENDING, "not looked at yet"),
@@ -117,6 +139,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::api::AuthenticationStatus;
     use crate::controller::engine::Transient;
     use crate::controller::mcp_server::validate::Invalid;
 
@@ -184,5 +207,48 @@ mod tests {
             conditions(&seen(2, 5), &failing),
             ["Accepted=True Accepted", "Available=True Ready", "Ready=False ApplyFailing"]
         );
+    }
+
+    #[test]
+    fn a_warning_leaves_the_spec_accepted_and_is_told() {
+        let mut seen = seen(2, 5);
+        seen.warnings = vec!["first".to_owned(), "second".to_owned()];
+        let status = server_status(&server(), &seen, &Ok(()), Timestamp::UNIX_EPOCH);
+        assert_eq!(status.conditions[0].status, "True");
+        assert_eq!(status.conditions[0].message, "the spec is valid and in use; warning: first; second");
+    }
+
+    #[test]
+    fn the_keys_of_own_tokens_have_a_condition_of_their_own() {
+        let kept =
+            AuthenticationStatus { handled_revoke: Some("a".to_owned()), ..AuthenticationStatus::default() };
+        let mut seen = Seen {
+            signing: Some(signing::Seen {
+                status: Some(kept.clone()),
+                finding: Some(Finding::no("RotationBlocked", "pod \"ops-2\" does not answer")),
+                next_look: std::time::Duration::from_secs(1),
+            }),
+            ..seen(2, 5)
+        };
+        assert_eq!(
+            conditions(&seen, &Ok(()))[2..],
+            ["Ready=True Ready", "SigningKeys=False RotationBlocked"]
+        );
+        let mut server = server();
+        server.status = Some(server_status(&server, &seen, &Ok(()), Timestamp::UNIX_EPOCH));
+        assert_eq!(server.status.as_ref().and_then(|status| status.authentication.clone()), Some(kept));
+
+        // What was not looked at stays as it was; what cannot be written says so; what is switched off is gone.
+        let of = |seen: &Seen| server_status(&server, seen, &Ok(()), Timestamp::UNIX_EPOCH);
+        seen.signing = None;
+        assert_eq!(Some(of(&seen)), server.status);
+        seen.signing_failed = Some(("ApplyFailing", "failed to write Secret".to_owned()));
+        assert_eq!(of(&seen).conditions[3].reason, "ApplyFailing");
+        seen.signing = Some(signing::Seen {
+            status: None,
+            finding: None,
+            next_look: std::time::Duration::from_secs(60),
+        });
+        assert_eq!((of(&seen).conditions.len(), of(&seen).authentication), (3, None));
     }
 }

@@ -1,20 +1,40 @@
+use std::ffi::OsString;
 use std::os::unix::fs::PermissionsExt;
+use std::sync::Mutex;
 
 use super::*;
-use crate::authn::authenticate_key;
+use crate::authn::{ApiKey, authenticate_key};
 use crate::authz::{Permission, Target, authorize};
 
-const SERVER: &str =
+pub(super) const SERVER: &str =
     "apiVersion: portcullis.dev/v1alpha1\nkind: McpServer\nmetadata: {name: ops}\nspec: {}\n";
-const ROLE: &str = "apiVersion: portcullis.dev/v1alpha1\nkind: McpRole\nmetadata: {name: viewer}\nspec: {permissions: ['k8s:pods:list']}\n";
-const KEY: &str = "apiVersion: portcullis.dev/v1alpha1\nkind: McpApiKey\nmetadata: {name: ci}\nspec: {identity: ci-bot, servers: [ops], roles: [{kind: McpRole, name: viewer}]}\n";
+pub(super) const ROLE: &str = "apiVersion: portcullis.dev/v1alpha1\nkind: McpRole\nmetadata: {name: viewer}\nspec: {permissions: ['k8s:pods:list']}\n";
+pub(super) const KEY: &str = "apiVersion: portcullis.dev/v1alpha1\nkind: McpApiKey\nmetadata: {name: ci}\nspec: {identity: ci-bot, servers: [ops], roles: [{kind: McpRole, name: viewer}]}\n";
 
-fn directory(files: &[(&str, &str)]) -> tempfile::TempDir {
+pub(super) fn directory(files: &[(&str, &str)]) -> tempfile::TempDir {
     let directory = tempfile::tempdir().expect("a directory");
     for (name, text) in files {
         fs::write(directory.path().join(name), text).expect("written");
     }
     directory
+}
+
+/// What a directory is read with on this machine.
+pub(super) fn source(directory: &Path, variables: &[(&str, &str)]) -> Source {
+    Source {
+        directory: directory.to_owned(),
+        operator_namespace: "portcullis-system".to_owned(),
+        environment: variables.iter().map(|(name, value)| (OsString::from(name), value.into())).collect(),
+        listen: "127.0.0.1:8443".parse().expect("an address"),
+        unsafe_anonymous: false,
+    }
+}
+
+/// Reads one file with these variables. Errors name the directory `DIR`.
+pub(super) fn read(text: &str, variables: &[(&str, &str)]) -> Result<Loaded, String> {
+    let directory = directory(&[("a.yaml", text)]);
+    let loaded = source(directory.path(), variables).load(&mut Kept::default());
+    loaded.map_err(|error| error.to_string().replace(&directory.path().display().to_string(), "DIR"))
 }
 
 fn error(files: &[(&str, &str)]) -> String {
@@ -34,12 +54,12 @@ fn three_documents_are_a_server_with_a_key_that_works() {
     let key = ApiKey::parse(text.trim()).expect("a key");
     let snapshot = loaded.subject.snapshot(&loaded.objects);
     let held = &snapshot.keys[key.id()];
-    let (identity, _) = authenticate_key(&key, Some(&held.record), Timestamp::now()).expect("proves");
+    let identity = authenticate_key(&key, Some(&held.record)).expect("proves");
     assert_eq!(identity.subject, "ci-bot");
     assert!(authorize(&held.roles, Permission::of("pods", "list"), Target::Namespace("default")).is_ok());
     let again = load(directory.path(), "portcullis-system").expect("loads");
     assert!(!again.keys[0].generated, "a key is generated once");
-    assert_eq!(again.subject.snapshot(&again.objects).keys[key.id()].record.digest, held.record.digest);
+    assert_eq!(again.subject.snapshot(&again.objects).keys[key.id()].record.verifier, held.record.verifier);
 }
 
 #[test]
@@ -62,7 +82,9 @@ fn an_error_names_file_document_and_field() {
 fn exactly_one_server_is_served_with_objects_of_its_namespace() {
     assert!(error(&[("a.yaml", ROLE)]).ends_with("one McpServer is needed, and there are 0"));
     let elsewhere = ROLE.replace("{name: viewer}", "{name: viewer, namespace: other}");
-    assert!(error(&[("a.yaml", SERVER), ("b.yaml", &elsewhere)]).contains("metadata.namespace is \"other\""));
+    let text = error(&[("a.yaml", SERVER), ("b.yaml", &elsewhere)]);
+    let expected = "b.yaml, document 1: metadata.namespace: must be the server's, \"default\", not \"other\"";
+    assert!(text.ends_with(expected), "{text}");
     assert!(error(&[("a.yaml", SERVER), ("b.yaml", ROLE), ("c.yaml", ROLE)]).contains("is there twice"));
 }
 
@@ -71,7 +93,8 @@ async fn an_edit_is_noticed_and_a_broken_one_changes_nothing() {
     let directory = directory(&[("a.yaml", SERVER), ("b.yaml", ROLE)]);
     let stop = CancellationToken::new();
     let path = directory.path().to_owned();
-    let (policy, _, _, task) = follow(path, "portcullis-system".into(), None, stop.clone()).expect("loads");
+    let source = source(&path, &[]);
+    let (policy, _, task) = follow(source, None, |_| {}, stop.clone()).expect("loads");
     let task = tokio::spawn(task);
     let replicas = || policy.load().server.as_ref().map(|server| server.spec.replicas);
     assert_eq!(replicas(), Some(1));
@@ -85,4 +108,189 @@ async fn an_edit_is_noticed_and_a_broken_one_changes_nothing() {
     assert_eq!(replicas(), Some(2));
     stop.cancel();
     task.await.expect("ends");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_changed_secret_reaches_the_materials_before_the_policy() {
+    let secret = directory(&[("users", "v1\n")]);
+    let users = secret.path().join("users");
+    let text = format!(
+        "{}---\napiVersion: v1\nkind: Secret\nmetadata: {{name: people}}\nstringData: {{users: '${{USERS}}'}}\n",
+        SERVER.replace(
+            "spec: {}",
+            "spec: {authentication: {basic: {enabled: true, users: {name: people, key: users}}}}"
+        )
+    );
+    let directory = directory(&[("a.yaml", &text)]);
+    let source = source(directory.path(), &[("USERS_FILE", users.to_str().expect("a path"))]);
+    let published = Arc::new(Mutex::new(Vec::new()));
+    let (seen, stop) = (published.clone(), CancellationToken::new());
+    let publish = move |materials: Materials| {
+        let text =
+            materials.get("secret/people/users").map(|bytes| String::from_utf8_lossy(bytes).into_owned());
+        seen.lock().expect("no panic").push(text.unwrap_or_default());
+    };
+    let (policy, _, task) = follow(source, None, publish, stop.clone()).expect("loads");
+    let (task, mut changes) = (tokio::spawn(task), policy.changes());
+    fs::write(&users, "version 2").expect("written");
+    changes.changed().await.expect("followed");
+    assert_eq!(*published.lock().expect("no panic"), ["v1", "version 2"]);
+    fs::remove_file(&users).expect("removed");
+    changes.changed().await.expect("followed");
+    assert_eq!(published.lock().expect("no panic").len(), 2, "what cannot be read changes nothing");
+    fs::write(&users, "version three").expect("written");
+    changes.changed().await.expect("followed");
+    assert_eq!(*published.lock().expect("no panic"), ["v1", "version 2", "version three"]);
+    stop.cancel();
+    task.await.expect("ends");
+}
+
+fn server(authentication: &str) -> String {
+    SERVER.replace("spec: {}", &format!("spec: {{authentication: {authentication}}}"))
+}
+
+#[test]
+fn secrets_and_config_maps_are_what_the_server_refers_to() {
+    let text = server(
+        "{jwt: [{issuer: a, jwks: {name: keys, key: jwks.json}}, {issuer: b, hmacSecret: {name: mcp-secrets, key: jwt-secret}}]}",
+    ) + "---\napiVersion: v1\nkind: ConfigMap\nmetadata: {name: keys}\ndata: {jwks.json: '{}', other: x}\n"
+        + "---\napiVersion: v1\nkind: Secret\nmetadata: {name: mcp-secrets}\ntype: Opaque\ndata: {jwt-secret: aGVs\n    bG8=, api-key: eA==}\n";
+    let loaded = read(&text, &[]).expect("loads");
+    let texts = loaded.materials.iter().map(|(path, bytes)| (path.as_str(), &**bytes));
+    let expected: Vec<(&str, &[u8])> =
+        vec![("configmap/keys/jwks.json", b"{}"), ("secret/mcp-secrets/jwt-secret", b"hello")];
+    assert_eq!(texts.collect::<Vec<_>>(), expected, "and nothing else of them");
+}
+
+#[test]
+fn a_reference_that_leads_nowhere_is_an_error_that_names_field_and_entry() {
+    let people = "---\napiVersion: v1\nkind: Secret\nmetadata: {name: people}\nstringData: {a: b}\n";
+    for (authentication, error) in [
+        (
+            "{basic: {enabled: true, users: {name: people, key: users}}}",
+            "spec.authentication.basic.users: Secret \"people\" has no entry \"users\"",
+        ),
+        (
+            "{basic: {enabled: true, users: {name: folk, key: users}}}",
+            "spec.authentication.basic.users: there is no document of Secret \"folk\" in the directory",
+        ),
+        (
+            "{jwt: [{issuer: a, jwks: {name: people, key: a}}]}",
+            "spec.authentication.jwt[0].jwks: there is no document of ConfigMap \"people\" in the directory",
+        ),
+        (
+            "{jwt: [{issuer: a, hmacSecret: {name: people, key: b}}]}",
+            "spec.authentication.jwt[0].hmacSecret: Secret \"people\" has no entry \"b\"",
+        ),
+        (
+            "{clientCertificates: {mode: VerifyIfGiven, ca: {name: ca, key: ca.crt}}}",
+            "spec.authentication.clientCertificates.ca: there is no document of ConfigMap \"ca\" in the directory",
+        ),
+        (
+            "{clientCertificates: {mode: RequireAndVerify}}",
+            "spec.authentication.clientCertificates.ca: is required when client certificates are verified",
+        ),
+        (
+            "{jwt: [{issuer: basic, jwks: {kind: Secret, name: people, key: a}}]}",
+            "spec.authentication.jwt[0].issuer: \"basic\" is the name of another method",
+        ),
+        (
+            "{jwt: [{issuer: a}]}",
+            "spec.authentication.jwt[0].issuer: must be an https URL when its keys are discovered",
+        ),
+        (
+            "{jwt: [{issuer: https://a}, {issuer: https://a}]}",
+            "spec.authentication.jwt[1].issuer: \"https://a\" is there twice",
+        ),
+        (
+            "{resource: 'http://here'}",
+            "spec.authentication.resource: must begin with https:// and have neither query nor fragment",
+        ),
+    ] {
+        let outcome = read(&(server(authentication) + people), &[]);
+        assert_eq!(outcome.expect_err("refused"), format!("DIR/a.yaml, document 1: {error}"));
+    }
+}
+
+#[test]
+fn a_secret_that_is_written_wrong_is_refused_without_showing_it() {
+    for (text, error) in [
+        ("kind: Secret\nmetadata: {name: a}\ndata: {k: hidden!}", "data.k: is not base64"),
+        ("kind: Secret\nmetadata: {name: a}\nstringData: {k: 1}", "stringData.k: must be a text"),
+        ("kind: Secret\nmetadata: {name: a}\nstringData: hidden", "stringData: must be an object"),
+        ("kind: Secret\nmetadata: {name: a}\nbinaryData: {}", "binaryData: no such field"),
+        ("kind: ConfigMap\nmetadata: {name: a}\ntype: x", "type: no such field"),
+        (
+            "kind: ConfigMap\nmetadata: {name: a_b}",
+            "metadata.name: must have lower-case letters, digits, '-' and '.' only",
+        ),
+        (
+            "kind: ConfigMap\nmetadata: {name: a}\ndata: {../x: text}",
+            "data: \"../x\" must have letters, digits, '-', '.' and '_' only",
+        ),
+        (
+            "kind: ConfigMap\nmetadata: {name: a}\ndata: {x: text}\nbinaryData: {x: eA==}",
+            "data.x: is in binaryData as well",
+        ),
+        (
+            "kind: Secret\nmetadata: {name: a, namespace: b}",
+            "metadata.namespace: must be the server's, \"default\", not \"b\"",
+        ),
+    ] {
+        let outcome = read(&format!("{SERVER}---\napiVersion: v1\n{text}\n"), &[]);
+        assert_eq!(outcome.expect_err("refused"), format!("DIR/a.yaml, document 2: {error}"));
+    }
+    let twice = "---\napiVersion: v1\nkind: Secret\nmetadata: {name: a}\n";
+    let outcome = read(&format!("{SERVER}{twice}{twice}"), &[]);
+    assert_eq!(
+        outcome.expect_err("refused"),
+        "DIR/a.yaml, document 3: metadata.name: Secret a is there twice"
+    );
+}
+
+#[test]
+fn a_variable_in_the_files_is_a_text_and_never_shown() {
+    let text = SERVER.to_owned() + "---\n" + ROLE + "---\n" + &KEY.replace("ci-bot", "'${WHO}'");
+    let loaded = read(&text, &[("WHO", "ann")]).expect("loads");
+    assert_eq!(loaded.objects.keys["ci"].spec.identity, "ann");
+    let unset = read(&text, &[]).expect_err("refused");
+    assert_eq!(unset, "DIR/a.yaml, document 3: spec.identity: variable WHO is not set");
+    let text = SERVER.replace("{}", "{replicas: '${COUNT}'}");
+    let hidden = read(&text, &[("COUNT", "hidden")]).expect_err("refused");
+    let expected = "DIR/a.yaml, document 1: spec.replicas: what the variable holds does not fit here; it is always a text";
+    assert_eq!(hidden, expected);
+}
+
+#[test]
+fn fields_that_the_spec_does_not_have_are_refused_at_every_depth() {
+    for (authentication, error) in [
+        ("{apiKey: {}}", "spec.authentication.apiKey: no such field"),
+        ("{basic: {enabld: true}}", "spec.authentication.basic.enabld: no such field"),
+        (
+            "{jwt: [{issuer: https://a, claims: {usr: x}}]}",
+            "spec.authentication.jwt[0].claims.usr: no such field",
+        ),
+        (
+            "{tokens: {lifetimeSeconds: 7200}}",
+            "spec.authentication.tokens.lifetimeSeconds: must be from 60 to 3600, not 7200",
+        ),
+        (
+            "{clientCertificates: {ca: {nam: x}}}",
+            "spec.authentication.clientCertificates.ca.nam: no such field",
+        ),
+        (
+            "{blocked: [{kind: User, name: ''}]}",
+            "spec.authentication.blocked[0].name: must have at least 1 characters",
+        ),
+        (
+            "{clientCertificates: {mode: Maybe}}",
+            "spec.authentication.clientCertificates.mode: unknown variant `Maybe`, expected one of `None`, `Request`, `RequireAny`, `VerifyIfGiven`, `RequireAndVerify`",
+        ),
+    ] {
+        let outcome = read(&server(authentication), &[]);
+        assert_eq!(outcome.expect_err("refused"), format!("DIR/a.yaml, document 1: {error}"));
+    }
+    let all = "{apiKeys: {}, jwt: [], serviceAccounts: {}, basic: {}, clientCertificates: {}, tokens: {}, anonymous: {}, blocked: []}";
+    let defaults = read(&server(all), &[]).expect("loads").objects.server.expect("a server");
+    assert_eq!(defaults.spec.authentication, crate::api::AuthenticationSpec::default());
 }

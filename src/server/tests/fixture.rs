@@ -23,6 +23,7 @@ use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 
 use crate::audit::{AuditLog, Event, Filter, Writer, query};
+use crate::authenticator::{self, Authenticator, Materials};
 use crate::authn::ApiKey;
 use crate::authz::{Permission, Permit, Target};
 use crate::index::{Policy, Subject, files};
@@ -128,7 +129,11 @@ impl Invocation for Probe {
 pub(super) struct Fixture {
     pub(super) address: SocketAddr,
     pub(super) internal: Option<SocketAddr>,
+    /// Address without TLS.
+    pub(super) plain: SocketAddr,
     pub(super) policy: Policy,
+    pub(super) materials: Materials,
+    pub(super) shakes_hands: Box<dyn Fn() -> bool>,
     pub(super) key: String,
     pub(super) other_key: String,
     directory: tempfile::TempDir,
@@ -148,6 +153,8 @@ pub(super) struct Setup<'a> {
     pub(super) shared: Option<&'a Path>,
     /// A policy instead of the one of the files.
     pub(super) policy: Option<Policy>,
+    /// Longest time of a call, unless it is to be short.
+    pub(super) call: Option<Duration>,
 }
 
 pub(super) async fn start() -> Fixture {
@@ -173,17 +180,26 @@ pub(super) async fn start_with(setup: Setup<'_>) -> Fixture {
         server,
         pod_ip: setup.internal.map(|(address, _)| address.ip()),
         listen: "127.0.0.1:0".parse().expect("an address"),
+        plain_listen: Some("127.0.0.1:0".parse().expect("an address")),
         tls_dir: tls_dir.clone(),
         internal: setup.internal.map(|(listen, dir)| InternalConfig { listen, tls_dir: dir.to_owned() }),
         times: Times {
-            call: Duration::from_millis(500),
+            call: setup.call.unwrap_or(Duration::from_millis(500)),
             linger: Duration::ZERO,
             drain: Duration::from_secs(2),
         },
     };
     let client = kube::Client::try_from(kube::Config::new("http://127.0.0.1:9".parse().expect("a URL")));
+    let client = client.expect("a client");
+    let materials = Materials::given(Default::default());
+    let settings = authenticator::Settings {
+        namespace: config.namespace.clone(),
+        server: config.server.clone(),
+        ..authenticator::Settings::default()
+    };
     let parts = ServeParts {
-        client: client.expect("a client"),
+        authenticator: Authenticator::new(client.clone(), materials.clone(), settings),
+        client,
         policy: policy.clone(),
         audit,
         metrics,
@@ -191,13 +207,18 @@ pub(super) async fn start_with(setup: Setup<'_>) -> Fixture {
         ready: Arc::default(),
     };
     let server = bind(config, parts).await.expect("binds");
+    let shakes_hands = Box::new(server.shakes_hands());
+    let plain = server.plain_address().expect("bound");
     let (address, internal) = (server.address().expect("bound"), server.internal_address());
     let stop = CancellationToken::new();
     let running = tokio::spawn(server.run(stop.clone()));
     Fixture {
         address,
         internal,
+        plain,
         policy,
+        materials,
+        shakes_hands,
         key: text(0),
         other_key: text(1),
         roots: trusting(&tls_dir.join("ca.crt")),
@@ -211,11 +232,18 @@ pub(super) async fn start_with(setup: Setup<'_>) -> Fixture {
 
 /// A client's TLS that trusts one CA.
 fn trusting(ca: &Path) -> Arc<ClientConfig> {
+    Arc::new(trusting_builder(ca).with_no_client_auth())
+}
+
+/// The same, before it is said which certificate the client shows.
+pub(super) fn trusting_builder(
+    ca: &Path,
+) -> rustls::ConfigBuilder<ClientConfig, rustls::client::WantsClientCert> {
     let mut roots = RootCertStore::empty();
     roots.add(CertificateDer::from_pem_file(ca).expect("a certificate")).expect("a CA");
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let config = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
-    Arc::new(config.expect("versions").with_root_certificates(roots).with_no_client_auth())
+    config.expect("versions").with_root_certificates(roots)
 }
 
 /// Sends a request over a connection of its own. HTTP/1.1.
@@ -333,6 +361,30 @@ impl Fixture {
         self.events().into_iter().next().expect("an event")
     }
 
+    /// The CA of the endpoint's certificate.
+    pub(super) fn ca(&self) -> PathBuf {
+        self.directory.path().join("tls/ca.crt")
+    }
+
+    /// Publishes the server with another spec.
+    pub(super) fn publish_server(&self, change: impl FnOnce(&mut crate::api::McpServerSpec)) {
+        self.publish(|objects| change(&mut Arc::make_mut(objects.server.as_mut().expect("there")).spec));
+    }
+
+    /// Publishes the first key with another spec.
+    pub(super) fn publish_key(&self, change: impl FnOnce(&mut crate::api::McpApiKeySpec)) {
+        self.publish(|objects| change(&mut Arc::make_mut(objects.keys.get_mut("ci").expect("there")).spec));
+    }
+
+    /// A GET with headers.
+    pub(super) async fn get(&self, path: &str, headers: &[(&str, &str)]) -> Reply {
+        let mut builder = Request::get(path).header(header::HOST, "localhost");
+        for (name, value) in headers {
+            builder = builder.header(*name, *value);
+        }
+        self.reply(builder.body(Full::default()).expect("a request")).await
+    }
+
     /// Directory with the objects, for an endpoint that shares the keys.
     pub(super) fn objects(&self) -> &Path {
         self.directory.path()
@@ -376,4 +428,20 @@ pub(super) async fn eventually(what: &str, mut check: impl FnMut() -> bool) {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     panic!("{what} did not happen");
+}
+
+/// The same for a check that has to wait itself.
+pub(super) async fn eventually_async<F: Future<Output = bool>>(what: &str, mut check: impl FnMut() -> F) {
+    for _ in 0..200 {
+        if check().await {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    panic!("{what} did not happen");
+}
+
+/// The public part of a key.
+pub(super) fn key_id(key: &str) -> String {
+    ApiKey::parse(key).expect("a key").id().to_owned()
 }

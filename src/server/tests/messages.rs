@@ -140,6 +140,10 @@ async fn a_listed_tool_that_is_refused_for_its_arguments_says_so() {
     let reply = fixture.call("echo", json!({})).await.json();
     assert_eq!(reply["result"]["content"][0]["text"], "invalid arguments: namespace is missing");
     assert_eq!(fixture.last_event().reason.as_deref(), Some("invalid_arguments"));
+    // A key where a name belongs is not said back.
+    let reply = fixture.call("echo", json!({"namespace": fixture.key})).await.json();
+    let text = reply["result"]["content"][0]["text"].as_str().expect("a text");
+    assert!(text.starts_with("permission denied") && !text.contains(&fixture.key), "{text}");
     fixture.stop().await;
 }
 

@@ -12,23 +12,28 @@ async fn every_credential_that_proves_nothing_gets_the_same_answer_and_its_own_r
     let (key, unknown) = (fixture.key.clone(), unknown_key());
     let bearer = format!("Bearer {key}");
     // The id of a real key with the secret of another one does not pass the checksum; this one is well formed.
-    type Case<'a> = (Vec<(&'a str, &'a str)>, &'a str, &'a str);
+    type Case<'a> = (Vec<(&'a str, &'a str)>, &'a str, &'a str, &'a str);
+    let token = "Bearer eyJhbGciOiJIUzI1NiJ9.eyJpc3MiOiJodHRwczovL2EuZXhhbXBsZSJ9.c2lnbmF0dXJl";
     let cases: Vec<Case<'_>> = vec![
-        (vec![], "missing", "anonymous"),
-        (vec![("x-api-key", &unknown)], "unknown_key", "unknown"),
-        (vec![("x-api-key", &key), ("authorization", &bearer)], "ambiguous", "unknown"),
-        (vec![("x-api-key", &key), ("x-api-key", &key)], "ambiguous", "unknown"),
-        (vec![("authorization", "Basic YTpi")], "unknown_form", "unknown"),
-        (vec![("authorization", &key)], "unknown_form", "unknown"),
+        (vec![], "missing", "anonymous", "none"),
+        (vec![("x-api-key", &unknown)], "unknown_key", "unknown", "apikey"),
+        (vec![("x-api-key", &key), ("authorization", &bearer)], "ambiguous", "unknown", "bearer"),
+        (vec![("x-api-key", &key), ("x-api-key", &key)], "ambiguous", "unknown", "apikey"),
+        (vec![("authorization", "Basic YTpi")], "method_disabled", "unknown", "basic"),
+        (vec![("authorization", "Basic %")], "unknown_form", "unknown", "basic"),
+        (vec![("authorization", "Negotiate YTpi")], "unknown_form", "unknown", "unknown"),
+        (vec![("authorization", &key)], "unknown_form", "unknown", "unknown"),
+        (vec![("authorization", token)], "unknown_issuer", "unknown", "bearer"),
     ];
     let mut answers = Vec::new();
-    for (headers, reason, user) in cases {
+    for (headers, reason, user, auth_type) in cases {
         let reply = fixture.reply(fixture.post("/mcp", &headers, "{}")).await;
         assert_eq!(reply.status, StatusCode::UNAUTHORIZED, "{reason}");
         assert_eq!(reply.headers["www-authenticate"], "Bearer realm=\"portcullis\"");
         let event = fixture.last_event();
         assert_eq!((event.event_type, event.result), (Kind::Authentication, Outcome::Failure));
         assert_eq!((event.reason.as_deref(), event.user.as_str()), (Some(reason), user));
+        assert_eq!((event.auth_type.as_str(), event.metadata["auth_type"].as_str()), (auth_type, auth_type));
         assert_eq!(event.client_ip.as_deref(), Some("127.0.0.1"));
         answers.push(reply.text);
     }
@@ -53,6 +58,10 @@ async fn each_form_of_the_credential_is_accepted() {
         let event = fixture.last_event();
         assert_eq!((event.event_type, event.result), (Kind::McpRequest, Outcome::Success));
         assert_eq!((event.user.as_str(), event.auth_type.as_str()), ("ci-bot", "apikey"));
+        assert_eq!(
+            (event.metadata["key_type"].as_str(), event.metadata["key"].as_str()),
+            ("generated", "ci")
+        );
         assert_eq!(event.action, "ping");
     }
     fixture.stop().await;
@@ -68,7 +77,8 @@ async fn a_disabled_key_is_refused_from_the_next_request_on() {
         std::sync::Arc::make_mut(key).spec.enabled = false;
     });
     assert_eq!(fixture.message(&ping).await.status, StatusCode::UNAUTHORIZED);
-    assert_eq!(fixture.last_event().reason.as_deref(), Some("disabled"));
+    let event = fixture.last_event();
+    assert_eq!((event.reason.as_deref(), event.user.as_str()), (Some("disabled"), "ci-bot"), "it was proved");
     fixture.stop().await;
 }
 
@@ -160,7 +170,8 @@ async fn a_policy_that_is_too_old_serves_nothing() {
     assert_eq!(write["result"]["isError"], true, "{write}");
     let event = fixture.last_event();
     assert_eq!((event.result, event.reason.as_deref()), (Outcome::Denied, Some("stale_policy")));
-    policy.set_last_contact(jiff::Timestamp::now() - jiff::SignedDuration::from_mins(61));
+    let then = jiff::Timestamp::now() - jiff::SignedDuration::from_mins(61);
+    policy.set_contact(then, then);
     let reply = fixture.call("echo", json!({"namespace": "agents"})).await;
     assert_eq!(reply.status, StatusCode::SERVICE_UNAVAILABLE);
     assert_eq!(fixture.last_event().reason.as_deref(), Some("stale_policy"));

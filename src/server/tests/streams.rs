@@ -18,7 +18,16 @@ pub(super) struct Stream {
 impl Stream {
     /// Opens a stream and reads where to post.
     pub(super) async fn open(fixture: &Fixture, path: &str, key: &str) -> (Self, String) {
-        let request = Request::get(path).header("host", "localhost").header("x-api-key", key);
+        Self::open_with(fixture, path, ("x-api-key", key)).await
+    }
+
+    /// Opens a stream with any credential.
+    pub(super) async fn open_with(
+        fixture: &Fixture,
+        path: &str,
+        (name, value): (&str, &str),
+    ) -> (Self, String) {
+        let request = Request::get(path).header("host", "localhost").header(name, value);
         let response = fixture.open(request.body(Full::default()).expect("a request")).await;
         assert_eq!(response.status(), StatusCode::OK);
         assert_eq!(response.headers()["content-type"], "text/event-stream");

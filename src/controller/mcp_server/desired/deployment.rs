@@ -1,9 +1,11 @@
 //! The pods of a server: the operator's own image, Pod Security `restricted`, one short token.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use k8s_openapi::api::apps::v1::Deployment;
 use serde_json::{Value, from_value, json};
 
-use crate::api::names;
+use crate::api::{MaterialKind, MaterialReference, names};
 use crate::controller::OperatorConfig;
 use crate::controller::mcp_server::validate::ValidatedServer;
 
@@ -64,8 +66,37 @@ fn pod(server: &ValidatedServer<'_>, config: &OperatorConfig) -> Value {
                 ]}},
             ]}},
             {"name": "data", "emptyDir": {}},
+            {"name": "materials", "projected": {"defaultMode": 0o440, "sources": materials(server)}},
         ],
     })
+}
+
+/// What callers are proved with, one source for each object, sorted. What is not there yet keeps no pod from starting,
+/// and what changes reaches the pods without a roll-out: the template names entries and holds none of them.
+fn materials(server: &ValidatedServer<'_>) -> Vec<Value> {
+    let own =
+        |name: String, key: &str| MaterialReference { kind: MaterialKind::Secret, name, key: key.to_owned() };
+    let authentication = &server.spec.authentication;
+    let signing = own(names::signing_secret(server.name), names::SIGNING_DATA);
+    let imported = own(names::imported_secret(server.name), names::IMPORTED_DATA);
+    let referred = authentication.references().into_iter().map(|(_, reference)| reference);
+    let all = referred.chain(authentication.tokens.enabled.then_some(signing)).chain([imported]);
+    let mut objects: BTreeMap<(MaterialKind, String), BTreeSet<String>> = BTreeMap::new();
+    for MaterialReference { kind, name, key } in all {
+        objects.entry((kind, name)).or_default().insert(key);
+    }
+    let source = |((kind, name), keys): ((MaterialKind, String), BTreeSet<String>)| {
+        let items: Vec<Value> = keys
+            .iter()
+            .map(|key| json!({"key": key, "path": names::material_path(kind, &name, key)}))
+            .collect();
+        let object = json!({"name": name, "optional": true, "items": items});
+        match kind {
+            MaterialKind::ConfigMap => json!({"configMap": object}),
+            MaterialKind::Secret => json!({"secret": object}),
+        }
+    };
+    objects.into_iter().map(source).collect()
 }
 
 fn container(server: &ValidatedServer<'_>, config: &OperatorConfig) -> Value {
@@ -116,6 +147,7 @@ fn container(server: &ValidatedServer<'_>, config: &OperatorConfig) -> Value {
             {"name": "internal", "mountPath": "/etc/portcullis/internal", "readOnly": true},
             {"name": "token", "mountPath": "/var/run/secrets/kubernetes.io/serviceaccount", "readOnly": true},
             {"name": "data", "mountPath": "/var/lib/portcullis"},
+            {"name": "materials", "mountPath": names::MATERIALS_DIRECTORY, "readOnly": true},
         ],
     })
 }

@@ -27,6 +27,7 @@ use super::validate::ValidatedServer;
 
 pub(super) use bindings::{Binding, bindings};
 pub(super) use deployment::keep_restart;
+pub(super) use secrets::signing;
 pub(super) use service_account::keep_secrets;
 
 /// Everything of a server but its bindings, which do not depend on its spec.

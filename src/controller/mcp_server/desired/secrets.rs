@@ -1,4 +1,4 @@
-//! The Secrets with a server's certificates.
+//! The Secrets with a server's certificates, and with the keys of its own tokens.
 
 use std::collections::BTreeMap;
 
@@ -17,6 +17,14 @@ pub(super) fn endpoint(server: &ValidatedServer<'_>, data: BTreeMap<String, Byte
 /// The leaf for the internal port.
 pub(super) fn internal(server: &ValidatedServer<'_>, data: BTreeMap<String, ByteString>) -> Secret {
     secret(server, &names::internal_secret(server.name), names::INTERNAL_TLS_SECRET_TYPE, data)
+}
+
+/// The keys of the endpoint's own tokens.
+pub(in crate::controller::mcp_server) fn signing(
+    server: &ValidatedServer<'_>,
+    data: BTreeMap<String, ByteString>,
+) -> Secret {
+    secret(server, &names::signing_secret(server.name), names::SIGNING_SECRET_TYPE, data)
 }
 
 fn secret(

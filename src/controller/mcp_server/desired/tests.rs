@@ -6,9 +6,11 @@ use kube::ResourceExt;
 use serde_json::json;
 
 use super::*;
-use crate::api::{ClusterMcpRole, McpRole, McpServer};
+use crate::api::{ClusterMcpRole, MaterialKind, McpRole, McpServer};
 use crate::authz::Role;
-use crate::controller::mcp_server::validate::validate;
+use crate::controller::mcp_server::materials::Material;
+use crate::controller::mcp_server::validate::{Referred, validate};
+use crate::pki;
 
 fn config() -> OperatorConfig {
     OperatorConfig {
@@ -22,11 +24,15 @@ fn config() -> OperatorConfig {
 }
 
 fn with_desired<T>(spec: &str, look: impl FnOnce(Desired) -> T) -> T {
+    with_desired_and(spec, &Referred::default(), look)
+}
+
+fn with_desired_and<T>(spec: &str, referred: &Referred, look: impl FnOnce(Desired) -> T) -> T {
     let text = format!(
         "{{apiVersion: portcullis.dev/v1alpha1, kind: McpServer, metadata: {{name: ops, namespace: agents, uid: u1}}, spec: {spec}}}"
     );
     let server: McpServer = serde_saphyr::from_str(&text).expect("a server");
-    let valid = validate(&server, None, |_| false).expect("valid");
+    let valid = validate(&server, referred, |_| false).expect("valid");
     let certificates = Certificates { endpoint: Some(BTreeMap::new()), internal: BTreeMap::new() };
     look(desired(&valid, &config(), certificates))
 }
@@ -121,6 +127,84 @@ fn the_pods_are_restricted_and_hold_one_short_token() {
     let tokens = volumes.iter().filter(|volume| volume.to_string().contains("serviceAccountToken")).count();
     assert_eq!(tokens, 1);
     assert_eq!(volumes[2]["projected"]["sources"][0]["serviceAccountToken"]["expirationSeconds"], 600);
+}
+
+/// Sources of the volume with what callers are proved with.
+fn sources(spec: &str, referred: &Referred) -> Value {
+    let deployment = with_desired_and(spec, referred, |desired| json!(desired.deployment));
+    let pod = &deployment["spec"]["template"]["spec"];
+    let mounts = pod["containers"][0]["volumeMounts"].as_array().expect("mounts");
+    assert!(
+        mounts.contains(
+            &json!({"name": "materials", "mountPath": "/etc/portcullis/materials", "readOnly": true})
+        )
+    );
+    let volumes = pod["volumes"].as_array().expect("volumes");
+    let volume = volumes.iter().find(|volume| volume["name"] == "materials").expect("a volume");
+    assert_eq!(volume["projected"]["defaultMode"], 0o440);
+    volume["projected"]["sources"].clone()
+}
+
+#[test]
+fn what_callers_are_proved_with_is_mounted_by_name_and_may_be_absent() {
+    let imported = json!({"secret": {"name": "ops-mcp-imported", "optional": true,
+        "items": [{"key": "imported.json", "path": "secret/ops-mcp-imported/imported.json"}]}});
+    assert_eq!(sources("{}", &Referred::default()), json!([imported]));
+
+    let mut referred = Referred::default();
+    let ca =
+        pki::Authority::generate("ca", rcgen::KeyPair::generate().expect("a key"), jiff::Timestamp::now());
+    let ca = ca.expect("an authority").1.certificate_pem.into_bytes();
+    let entries = BTreeMap::from([("a".to_owned(), (0..32).collect()), ("ca.crt".to_owned(), ca)]);
+    for (kind, name) in [(MaterialKind::Secret, "zeta"), (MaterialKind::ConfigMap, "alpha")] {
+        referred.materials.insert(kind, name, Material { entries: entries.clone(), ..Material::default() });
+    }
+    let spec = "{authentication: {tokens: {enabled: true}, jwt: [
+        {issuer: one, hmacSecret: {name: zeta, key: a}},
+        {issuer: two, hmacSecret: {name: zeta, key: a}},
+        {issuer: 'https://three', ca: {kind: Secret, name: zeta, key: ca.crt}}],
+        clientCertificates: {mode: VerifyIfGiven, ca: {name: alpha, key: ca.crt}}}}";
+    assert_eq!(
+        sources(spec, &referred),
+        json!([
+            {"configMap": {"name": "alpha", "optional": true,
+                "items": [{"key": "ca.crt", "path": "configmap/alpha/ca.crt"}]}},
+            imported,
+            {"secret": {"name": "ops-mcp-signing", "optional": true,
+                "items": [{"key": "keys.json", "path": "secret/ops-mcp-signing/keys.json"}]}},
+            {"secret": {"name": "zeta", "optional": true, "items": [
+                {"key": "a", "path": "secret/zeta/a"}, {"key": "ca.crt", "path": "secret/zeta/ca.crt"}]}},
+        ])
+    );
+}
+
+#[test]
+fn other_contents_do_not_replace_the_pods() {
+    let with = |byte: u8| {
+        let mut referred = Referred::default();
+        let entries = BTreeMap::from([("a".to_owned(), (byte..byte + 32).collect())]);
+        referred.materials.insert(MaterialKind::Secret, "s", Material { entries, ..Material::default() });
+        let spec = "{authentication: {jwt: [{issuer: one, hmacSecret: {name: s, key: a}}]}}";
+        with_desired_and(spec, &referred, |desired| desired.deployment)
+    };
+    assert_eq!(with(1), with(2));
+}
+
+#[test]
+fn the_pods_may_reach_the_ports_of_issuers_whose_keys_are_fetched() {
+    let mut referred = Referred::default();
+    let entries = BTreeMap::from([("a".to_owned(), (0..32).collect())]);
+    referred.materials.insert(MaterialKind::Secret, "s", Material { entries, ..Material::default() });
+    let spec = "{authentication: {jwt: [
+        {issuer: 'https://a.example.com:8443/realm'},
+        {issuer: 'https://b.example.com'},
+        {issuer: 'https://c.example.com:1', jwksUrl: 'https://keys.example.com:9443/jwks'},
+        {issuer: 'https://d.example.com:2', hmacSecret: {name: s, key: a}}]}}";
+    let ports = with_desired_and(spec, &referred, |desired| {
+        json!(desired.network_policy)["spec"]["egress"][1]["ports"].clone()
+    });
+    let tcp = |port: i32| json!({"protocol": "TCP", "port": port});
+    assert_eq!(ports, json!([tcp(443), tcp(6443), tcp(8443), tcp(9443)]));
 }
 
 #[test]

@@ -2,41 +2,15 @@
 
 use std::convert::Infallible;
 
-use http::Response;
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
-use hyper::service::service_fn;
-use rustls::server::WebPkiClientVerifier;
-use tokio::net::TcpListener;
-use tokio_rustls::TlsAcceptor;
 
 use super::*;
-use crate::controller::mcp_server::validate::validate;
-
-fn authority() -> Authority {
-    let key = KeyPair::generate().expect("a key");
-    Authority::generate("test", key, Timestamp::now()).expect("an authority").0
-}
-
-/// TLS of a replica of the named server, which demands a certificate of the same authority.
-fn server_config(authority: &Authority, name: &str) -> Arc<rustls::ServerConfig> {
-    let key = KeyPair::generate().expect("a key");
-    let purpose = Purpose::Internal { namespace: "agents".into(), server: name.into() };
-    let issued = authority.issue(&purpose, &key, Timestamp::now()).expect("a leaf");
-    let mut roots = rustls::RootCertStore::empty();
-    let root = CertificateDer::from_pem_slice(authority.certificate_pem().as_bytes()).expect("PEM");
-    roots.add(root).expect("a root");
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let verifier = WebPkiClientVerifier::builder_with_provider(roots.into(), provider.clone());
-    let chain = vec![CertificateDer::from_pem_slice(issued.certificate_pem.as_bytes()).expect("PEM")];
-    let key = PrivateKeyDer::from_pem_slice(issued.key_pem.as_bytes()).expect("PEM");
-    let config = rustls::ServerConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .expect("versions")
-        .with_client_cert_verifier(verifier.build().expect("a verifier"))
-        .with_single_cert(chain, key)
-        .expect("a certificate");
-    Arc::new(config)
-}
+use crate::controller::mcp_server::validate::{Referred, validate};
+use crate::controller::replicas::tests::{authority, with_replica};
+use crate::pki::Authority;
 
 async fn answer(request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {
     assert_eq!(request.uri().path(), "/mcp");
@@ -57,31 +31,19 @@ async fn answer(request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Inf
     Ok(Response::new(Full::from(text)))
 }
 
-/// Serves one connection and makes the handshake that the operator would make with the server `ops`.
+/// Makes the handshake that the operator would make with the server `ops`, to a replica of `name`.
 async fn shake(peer: &Authority, name: &str, own: &Authority) -> Result<ServerInfo, Error> {
-    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-    let address = listener.local_addr().expect("an address");
-    let acceptor = TlsAcceptor::from(server_config(peer, name));
-    let serve = tokio::spawn(async move {
-        let (tcp, _) = listener.accept().await.expect("a connection");
-        if let Ok(stream) = acceptor.accept(tcp).await {
-            let connection = hyper::server::conn::http1::Builder::new()
-                .serve_connection(TokioIo::new(stream), service_fn(answer));
-            let _ = connection.await;
-        }
-    });
     let server: McpServer = serde_saphyr::from_str(
         "{apiVersion: portcullis.dev/v1alpha1, kind: McpServer, metadata: {name: ops, namespace: agents, uid: u}, spec: {}}",
     )
     .expect("a server");
-    let valid = validate(&server, None, |_| false).expect("valid");
-    let tls = client_config(own).expect("TLS");
-    let result = match Endpoint::connect(address, &valid, tls).await {
+    let valid = validate(&server, &Referred::default(), |_| false).expect("valid");
+    let tls = replicas::config(own).expect("TLS");
+    with_replica(peer, name, answer, async |address| match Endpoint::connect(address, &valid, tls).await {
         Ok(mut endpoint) => endpoint.ask().await,
         Err(error) => Err(error),
-    };
-    serve.await.expect("the endpoint did not panic");
-    result
+    })
+    .await
 }
 
 #[tokio::test]
