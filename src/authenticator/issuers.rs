@@ -194,13 +194,15 @@ struct Loaded {
 struct Attempts {
     begun: u64,
     ended: u64,
+    /// Whether the last one failed.
+    failed: bool,
     /// From when a request may cause another.
     open: Instant,
 }
 
 impl Remote {
     fn new(target: Target, times: Times) -> Self {
-        let attempts = Attempts { begun: 0, ended: 0, open: Instant::now() };
+        let attempts = Attempts { begun: 0, ended: 0, failed: false, open: Instant::now() };
         let (current, asked, waiting) = (ArcSwapOption::empty(), Notify::new(), Semaphore::new(WAITING));
         Self { target, times, current, asked, attempts: watch::Sender::new(attempts), waiting }
     }
@@ -229,7 +231,9 @@ impl Remote {
             let state = *attempts.borrow_and_update();
             let outcome = prove(self.loaded().as_deref());
             let idle = state.begun == state.ended;
-            let is_over = state.ended > begun || (idle && state.open > deadline);
+            // An issuer that cannot be reached is tried again by itself; nobody waits for that.
+            let closed = state.open > if state.failed { Instant::now() } else { deadline };
+            let is_over = state.ended > begun || (idle && closed);
             if is_over || !matches!(outcome, Err(reason) if is_outdated(reason)) {
                 return outcome;
             }
@@ -255,6 +259,7 @@ impl Remote {
                 }
             });
             let Some(fetched) = stop.run_until_cancelled(self.fetch()).await else { return };
+            let failed = fetched.is_err();
             let wait = match fetched {
                 Ok(keys) => {
                     failures = 0;
@@ -279,7 +284,8 @@ impl Remote {
                 }
             };
             due = Instant::now() + jittered(wait);
-            self.attempts.send_modify(|attempts| attempts.ended = attempts.begun);
+            self.attempts
+                .send_modify(|attempts| (attempts.ended, attempts.failed) = (attempts.begun, failed));
         }
     }
 

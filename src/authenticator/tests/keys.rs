@@ -155,6 +155,24 @@ async fn nothing_is_fetched_for_those_who_were_served_already() {
 }
 
 #[tokio::test]
+async fn unknown_keys_of_an_issuer_that_is_out_of_reach_are_refused_without_waiting() {
+    let (key, stranger) = (Signing::new("k1"), Signing::new("unknown"));
+    let issuer = Issuer::start(&[&key]).await;
+    let fixture = follow(&json!({"jwt": [issuer.spec()]}), issuer.entries(), times());
+    assert!(fixture.token(&key.token(&issuer.url)).await.is_ok());
+    issuer.answer(KEYS, Answer::Status(StatusCode::BAD_GATEWAY));
+    let token = stranger.token(&issuer.url);
+    // The first may wait for its turn to ask, and finds out.
+    assert_eq!(fixture.token(&token).await, Err(Reason::UnknownSigningKey));
+    let started = Instant::now();
+    for _ in 0..10 {
+        assert_eq!(fixture.token(&token).await, Err(Reason::UnknownSigningKey));
+    }
+    assert!(started.elapsed() < Duration::from_secs(3), "{:?}", started.elapsed());
+    fixture.stop().await;
+}
+
+#[tokio::test]
 async fn keys_outlive_a_failure_of_their_issuer_for_a_while_and_other_changes_of_the_spec() {
     let times = Times {
         refresh: Duration::from_millis(50),
