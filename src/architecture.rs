@@ -140,6 +140,18 @@ fn the_rules_do_no_io_and_read_no_clock() {
 }
 
 #[test]
+fn every_dependency_is_locked_by_a_checksum() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("Cargo.lock");
+    let text = fs::read_to_string(path).expect("the lock file can be read");
+    let packages: Vec<&str> = text.split("[[package]]").skip(1).collect();
+    assert!(packages.len() > 100, "the lock file was not understood");
+    for package in packages {
+        let own = package.contains("name = \"portcullis\"\n");
+        assert!(own || package.contains("\nchecksum = \""), "not from a registry: {package}");
+    }
+}
+
+#[test]
 fn a_file_stays_under_six_hundred_lines() {
     each_source(|_, file, text| {
         let lines = text.lines().count();

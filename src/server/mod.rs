@@ -193,8 +193,7 @@ pub(crate) async fn bind(config: ServeConfig, parts: ServeParts) -> Result<Serve
     let tls = Hot::open(&config.tls_dir, false, tls::leaf).map_err(|e| certificate(&config.tls_dir, e))?;
     let public = (listen(config.listen).await?, Arc::new(tls));
     let plain = match config.plain_listen {
-        Some(address) if !address.ip().is_loopback() => return Err(Serve::Plain { address }),
-        Some(address) => Some(listen(address).await?),
+        Some(address) => Some(listen_without_tls(address).await?),
         None => None,
     };
     let (mut internal, mut peers, mut sealer) = (None, None, Arc::new(Sealer::random(&name)));
@@ -236,6 +235,13 @@ pub(crate) async fn bind(config: ServeConfig, parts: ServeParts) -> Result<Serve
 
 async fn listen(address: SocketAddr) -> Result<TcpListener, Serve> {
     TcpListener::bind(address).await.map_err(|source| Serve::Listen { address, source })
+}
+
+async fn listen_without_tls(address: SocketAddr) -> Result<TcpListener, Serve> {
+    if !address.ip().is_loopback() {
+        return Err(Serve::Plain { address });
+    }
+    listen(address).await
 }
 
 /// TLS of the internal port, and the sealer whose keys come from its private key.

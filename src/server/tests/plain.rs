@@ -7,6 +7,7 @@ use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 
 use super::fixture::{Fixture, start};
+use crate::server::listen_without_tls;
 
 const LIST: &str = r#"{"jsonrpc":"2.0","id":1,"method":"tools/list","params":{}}"#;
 
@@ -44,4 +45,13 @@ async fn a_password_is_not_taken_where_others_could_read_it() {
     assert!(answer.starts_with("HTTP/1.1 401"), "{answer}");
     let reasons = fixture.events().into_iter().filter_map(|event| event.reason);
     assert_eq!(reasons.collect::<Vec<_>>(), ["insecure"]);
+}
+
+#[tokio::test]
+async fn only_a_loopback_address_is_served_without_tls() {
+    let listen = |address: &str| listen_without_tls(address.parse().expect("an address"));
+    let error = listen("0.0.0.0:0").await.expect_err("others could read it");
+    let text = "0.0.0.0:0 is not a loopback address, and without TLS nothing else is served";
+    assert_eq!(error.to_string(), text);
+    assert!(listen("127.0.0.1:0").await.is_ok());
 }
