@@ -95,7 +95,8 @@ fn strangers<'a>(role: &'a Role, servers: &[Arc<Guarded<McpServer>>]) -> BTreeSe
 
 /// What an accepted role grants, and what of it nobody will hold.
 fn accepted(role: &Role, servers: &[Arc<Guarded<McpServer>>]) -> String {
-    let grants = format!("grants {} permissions", role.permissions().len());
+    let count = role.permissions().len();
+    let grants = format!("grants {count} permission{}", if count == 1 { "" } else { "s" });
     let strangers: Vec<String> =
         strangers(role, servers).into_iter().map(|issuer| format!("{issuer:?}")).collect();
     if strangers.is_empty() {
@@ -191,12 +192,12 @@ mod tests {
         let company = "[{kind: Group, name: devs, issuer: 'https://login.example.com'}]";
         let trusting = server("{jwt: [{issuer: 'https://login.example.com'}]}");
         let other = server("{jwt: [{issuer: 'https://login.example.com/'}]}");
-        assert_eq!(message(company, &[other.clone(), trusting]), "grants 1 permissions");
+        assert_eq!(message(company, &[other.clone(), trusting]), "grants 1 permission");
         let warned = message(company, std::slice::from_ref(&other));
         assert!(warned.ends_with("accepts callers of \"https://login.example.com\""), "{warned}");
         assert_eq!(
             message("[{kind: User, name: ann}]", &[other]),
-            "grants 1 permissions",
+            "grants 1 permission",
             "anybody may vouch"
         );
     }
@@ -218,7 +219,7 @@ mod tests {
             ),
         ] {
             let subjects = format!("[{subject}]");
-            assert_eq!(message(&subjects, &[server(authentication)]), "grants 1 permissions");
+            assert_eq!(message(&subjects, &[server(authentication)]), "grants 1 permission");
             let warned = message(&subjects, &[server("{clientCertificates: {mode: RequireAny}}")]);
             assert!(warned.ends_with(&format!("accepts callers of {issuer:?}")), "{warned}");
         }
