@@ -8,6 +8,8 @@
 //! Deny is the default and roles only add. No I/O, no clock.
 
 pub(crate) mod catalogue;
+#[cfg(test)]
+mod model;
 pub(crate) mod permission;
 pub(crate) mod role;
 

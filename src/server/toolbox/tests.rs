@@ -1,0 +1,329 @@
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write;
+use std::fs;
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::{Path, PathBuf};
+
+use kube::ResourceExt;
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+
+use super::*;
+use crate::api::{ClusterMcpRole, McpRole, names};
+use crate::authn::Identity;
+use crate::index::Objects;
+use crate::tools::registry;
+
+const OPERATOR_NAMESPACE: &str = "portcullis-system";
+
+fn parse<K: DeserializeOwned>(kind: &str, metadata: Value, spec: Value) -> Arc<K> {
+    let object =
+        json!({"apiVersion": "portcullis.dev/v1alpha1", "kind": kind, "metadata": metadata, "spec": spec});
+    Arc::new(serde_json::from_value(object).expect("an object of the kind"))
+}
+
+/// A server without limits of its own and a key for it without roles, where cluster roles count.
+fn objects(tools: &Value) -> Objects {
+    let labels = BTreeMap::from([(names::NAMESPACE_LABEL.to_owned(), names::NAMESPACE_CLUSTER.to_owned())]);
+    Objects {
+        server: Some(parse(
+            "McpServer",
+            json!({"name": "ops", "namespace": "agents"}),
+            json!({"tools": tools}),
+        )),
+        namespaces: BTreeMap::from([("agents".to_owned(), labels)]),
+        ..Objects::default()
+    }
+}
+
+/// A caller with a key that names every role of the objects.
+fn caller(mut objects: Objects, scopes: Option<Vec<String>>) -> Caller {
+    let role = |kind: &str, name: &String| json!({"kind": kind, "name": name});
+    let roles: Vec<Value> = (objects.roles.keys().map(|name| role("McpRole", name)))
+        .chain(objects.cluster_roles.keys().map(|name| role("ClusterMcpRole", name)))
+        .collect();
+    let key = json!({
+        "apiVersion": "portcullis.dev/v1alpha1", "kind": "McpApiKey",
+        "metadata": {"name": "ci", "namespace": "agents"},
+        "spec": {"identity": "ci-bot", "servers": ["ops"], "roles": roles},
+        "status": {"keys": [{"id": "k1", "digest": format!("sha256:{}", "ab".repeat(32)),
+            "createdAt": "2026-01-01T00:00:00Z", "state": "Active"}]},
+    });
+    objects.keys.insert("ci".to_owned(), Arc::new(serde_json::from_value(key).expect("a key")));
+    let snapshot = Arc::new(Snapshot::build(&objects, "agents", "ops", OPERATOR_NAMESPACE));
+    let identity = Identity { scopes, ..Identity::new(Method::ApiKey, "ci-bot", "k1") };
+    Caller {
+        roles: snapshot.keys["k1"].roles.clone(),
+        identity,
+        snapshot,
+        client_ip: IpAddr::V4(Ipv4Addr::LOCALHOST),
+        certificate: None,
+    }
+}
+
+/// The roles of the sample, by name.
+fn presets() -> BTreeMap<String, Arc<ClusterMcpRole>> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("manifests/samples/roles-presets.yaml");
+    let text = fs::read_to_string(path).expect("the sample can be read");
+    let documents: Vec<Value> = serde_saphyr::from_multiple(&text).expect("YAML");
+    let role = |document| serde_json::from_value::<ClusterMcpRole>(document).expect("a cluster role");
+    documents.into_iter().map(role).map(|role| (role.name_any(), Arc::new(role))).collect()
+}
+
+/// A caller with one preset, by its name.
+fn preset_callers() -> BTreeMap<String, Caller> {
+    let with = |(name, role): (String, Arc<ClusterMcpRole>)| {
+        let cluster_roles = BTreeMap::from([(name.clone(), role)]);
+        (name, caller(Objects { cluster_roles, ..objects(&json!({})) }, None))
+    };
+    presets().into_iter().map(with).collect()
+}
+
+/// Names that a tool answers to.
+fn all_names(tool: &Tool) -> impl Iterator<Item = &'static str> {
+    tool.aliases.iter().copied().chain([tool.name])
+}
+
+/// Holds that every tool is found by each of its names exactly when it is listed. Returns the names of those that are.
+fn listed_and_found_alike(toolbox: &Toolbox, caller: &Caller) -> BTreeSet<String> {
+    let listed: BTreeSet<String> =
+        toolbox.list(caller).iter().map(|description| description.name.to_string()).collect();
+    for tool in registry() {
+        for name in all_names(tool) {
+            let found = toolbox.find(name, caller).map(|found| found.name);
+            let expected = listed.contains(tool.name).then_some(tool.name);
+            assert_eq!(found, expected, "{name} with {:?}", caller.roles);
+            // What must not be known is not given away by what it would need, either.
+            let short = toolbox.short_of_scope(name, caller);
+            assert!(expected.is_some() || short.is_none(), "{name} with {:?}", caller.roles);
+        }
+    }
+    listed
+}
+
+#[test]
+fn a_tool_is_denied_by_any_of_its_names() {
+    let tool = crate::tools::registry().iter().find(|tool| tool.aliases.contains(&"list_pods"));
+    let tool = tool.expect("it is there");
+    let denying = |pattern: &str| ToolsSpec { deny: vec![pattern.to_owned()], ..ToolsSpec::default() };
+    assert!(offers(&denying("list_services"), tool));
+    for pattern in [tool.name, "list_pods", "k8s_*"] {
+        assert!(!offers(&denying(pattern), tool), "{pattern}");
+    }
+}
+
+#[test]
+fn a_tool_that_a_preset_does_not_list_is_unknown_to_its_callers() {
+    let toolbox = Toolbox::new(registry());
+    let listed: BTreeMap<String, usize> = preset_callers()
+        .iter()
+        .map(|(name, caller)| (name.clone(), listed_and_found_alike(&toolbox, caller).len()))
+        .collect();
+    assert_eq!(listed.keys().collect::<Vec<_>>(), ["admin", "developer", "operator", "viewer"]);
+    assert!(listed["viewer"] > 0 && listed["viewer"] < listed["admin"], "{listed:?}");
+    assert_eq!(listed["admin"], registry().len());
+}
+
+#[test]
+fn without_a_role_every_tool_is_unknown() {
+    let toolbox = Toolbox::new(registry());
+    assert!(listed_and_found_alike(&toolbox, &caller(objects(&json!({})), None)).is_empty());
+    let mut operator = caller(objects(&json!({})), None);
+    operator.identity = Identity::new(Method::Operator, "operator", "internal");
+    assert_eq!(toolbox.list(&operator).len(), registry().len(), "the operator's handshake lists");
+    for name in registry().iter().flat_map(all_names) {
+        assert!(toolbox.find(name, &operator).is_none(), "and does nothing else: {name}");
+    }
+}
+
+/// A generator of numbers that are the same on every machine (xorshift64*).
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, limit: usize) -> usize {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        (self.0.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 33) as usize % limit
+    }
+
+    fn pick<'a, T>(&mut self, of: &'a [T]) -> &'a T {
+        &of[self.below(of.len())]
+    }
+
+    /// Up to so many of the given.
+    fn some<T: Clone>(&mut self, of: &[T], most: usize) -> Vec<T> {
+        (0..self.below(most + 1)).map(|_| self.pick(of).clone()).collect()
+    }
+}
+
+/// Every permission and every wildcard over a part of one.
+fn patterns() -> Vec<String> {
+    let of = |permission: Permission| {
+        let entry = permission.entry();
+        [permission.to_string(), format!("k8s:{}:*", entry.resource), format!("k8s:*:{}", entry.verb)]
+    };
+    let all: BTreeSet<String> = Permission::all().flat_map(of).chain(["k8s:*".to_owned()]).collect();
+    all.into_iter().collect()
+}
+
+/// Up to two roles of each kind, and limits of the server's own now and then.
+fn random_objects(random: &mut Random) -> Objects {
+    let name = |tool: &Tool| [tool.name.to_owned(), tool.aliases[0].to_owned()];
+    let mut names: Vec<String> = registry().iter().flat_map(name).collect();
+    names.extend(["*_list".to_owned(), "pods_*".to_owned(), "k8s_*".to_owned()]);
+    let tools = match random.below(4) {
+        0 => json!({"deny": random.some(&names, 3), "readOnly": random.below(2) == 0}),
+        1 => json!({"allow": random.some(&names, 6), "deny": random.some(&names, 1)}),
+        _ => json!({}),
+    };
+    let mut objects = objects(&tools);
+    let (patterns, namespaces) = (patterns(), ["default", "team-*", "*", "kube-system"].map(str::to_owned));
+    let permissions = |random: &mut Random| -> Vec<String> {
+        (0..=random.below(3)).map(|_| random.pick(&patterns).clone()).collect()
+    };
+    for number in 0..random.below(3) {
+        let (name, spec) = (format!("role-{number}"), json!({"permissions": permissions(random)}));
+        let role: Arc<McpRole> = parse("McpRole", json!({"name": name, "namespace": "agents"}), spec);
+        objects.roles.insert(name, role);
+    }
+    for number in 0..random.below(3) {
+        let name = format!("cluster-role-{number}");
+        let server = if random.below(8) == 0 { "other" } else { "ops" };
+        let spec = json!({"permissions": permissions(random), "namespaces": random.some(&namespaces, 2),
+            "servers": [{"namespace": "agents", "name": server}]});
+        let role: Arc<ClusterMcpRole> = parse("ClusterMcpRole", json!({"name": name}), spec);
+        objects.cluster_roles.insert(name, role);
+    }
+    objects
+}
+
+#[test]
+fn a_tool_that_is_not_listed_is_unknown_when_called_whatever_the_roles() {
+    let (toolbox, mut random) = (Toolbox::new(registry()), Random(0x9E37_79B9_7F4A_7C15));
+    let mut lists: BTreeMap<&str, [usize; 2]> = BTreeMap::new();
+    for _ in 0..200 {
+        let listed = listed_and_found_alike(&toolbox, &caller(random_objects(&mut random), None));
+        for tool in registry() {
+            lists.entry(tool.name).or_default()[usize::from(listed.contains(tool.name))] += 1;
+        }
+    }
+    for (tool, [unlisted, listed]) in lists {
+        assert!(unlisted > 10 && listed > 10, "{tool}: {listed} and {unlisted} say little");
+    }
+}
+
+#[test]
+fn the_scopes_of_a_credential_only_ever_take_tools_away() {
+    let (toolbox, mut random) = (Toolbox::new(registry()), Random(0xD1B5_4A32_D192_ED03));
+    let patterns = patterns();
+    let mut taken = 0;
+    for _ in 0..200 {
+        let objects = random_objects(&mut random);
+        let scopes = random.some(&patterns, 3);
+        let narrowed = caller(objects.clone(), Some(scopes.clone()));
+        let whole = listed_and_found_alike(&toolbox, &caller(objects, None));
+        assert!(listed_and_found_alike(&toolbox, &narrowed).is_subset(&whole));
+        for tool in registry() {
+            for name in all_names(tool) {
+                let usable = toolbox.find(name, &narrowed).is_some()
+                    && toolbox.short_of_scope(name, &narrowed).is_none();
+                let expected = whole.contains(tool.name) && within_scopes(&scopes, tool.permission);
+                assert_eq!(usable, expected, "{name} within {scopes:?}");
+                taken += usize::from(whole.contains(tool.name) && !usable);
+            }
+        }
+    }
+    assert!(taken > 100, "{taken} say little");
+}
+
+/// Namespaces of the second table.
+const PLACES: [&str; 9] = [
+    "agents",
+    "default",
+    "development",
+    "feature-login",
+    "features",
+    "kube-system",
+    OPERATOR_NAMESPACE,
+    "production",
+    "staging",
+];
+
+const LEGEND: &str = "\
+The roles of manifests/samples/roles-presets.yaml against every tool. Made by the test
+the_presets_allow_what_their_table_says; when a change is meant, run it with UPDATE_GOLDEN=1 and read the difference.
+
+allowed     in every namespace, and in all of them at once
+namespaced  in the namespaces of the second table, which a list without a namespace shows together; elsewhere a call is
+            refused with a tool error
+hidden      not listed, and a call is answered as one of an unknown tool
+";
+
+/// What a caller may do with a tool, in a word.
+fn verdict(toolbox: &Toolbox, caller: &Caller, tool: &Tool) -> &'static str {
+    if toolbox.find(tool.name, caller).is_none() {
+        return "hidden";
+    }
+    let permit = authorize(&caller.roles, tool.permission, Target::Anywhere).expect("it is listed");
+    if permit.is_cluster_wide() { "allowed" } else { "namespaced" }
+}
+
+/// Whether a caller may use the tools that it sees in a namespace.
+fn reach(toolbox: &Toolbox, caller: &Caller, namespace: &str) -> &'static str {
+    let seen = registry().iter().filter(|tool| toolbox.find(tool.name, caller).is_some());
+    let target = Target::Namespace(namespace);
+    let allowed: BTreeSet<bool> =
+        seen.map(|tool| authorize(&caller.roles, tool.permission, target).is_ok()).collect();
+    match (allowed.contains(&true), allowed.contains(&false)) {
+        (true, true) => "some",
+        (true, false) => "yes",
+        (false, _) => "no",
+    }
+}
+
+/// The table as people read it.
+fn table() -> String {
+    let (toolbox, callers) = (Toolbox::new(registry()), preset_callers());
+    let mut text = LEGEND.to_owned();
+    let mut row = |first: [&str; 3], cells: Vec<&str>| {
+        let [tool, permission, class] = first;
+        let mut line = format!("{tool:<20} {permission:<24} {class:<12}");
+        for cell in cells {
+            write!(line, " {cell:<11}").expect("text can be written");
+        }
+        writeln!(text, "{}", line.trim_end()).expect("text can be written");
+    };
+    let head = || callers.keys().map(String::as_str).collect::<Vec<_>>();
+    row([""; 3], vec![]);
+    row(["TOOL", "PERMISSION", "CLASS"], head());
+    for tool in registry() {
+        let class = json!(tool.permission.class());
+        let permission = tool.permission.to_string();
+        let first = [tool.name, &permission, class.as_str().expect("a word")];
+        row(first, callers.values().map(|caller| verdict(&toolbox, caller, tool)).collect());
+    }
+    row([""; 3], vec![]);
+    row(["NAMESPACE", "", ""], head());
+    for place in PLACES {
+        row([place, "", ""], callers.values().map(|caller| reach(&toolbox, caller, place)).collect());
+    }
+    text
+}
+
+#[test]
+fn the_presets_allow_what_their_table_says() {
+    let path: PathBuf = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/authz/testdata/presets.txt");
+    let actual = table();
+    if std::env::var_os("UPDATE_GOLDEN").is_some() {
+        fs::create_dir_all(path.parent().expect("it has one")).expect("the directory can be made");
+        fs::write(&path, &actual).expect("the golden file can be written");
+    }
+    let golden = fs::read_to_string(&path).unwrap_or_default();
+    assert!(
+        golden == actual,
+        "what the presets allow has changed: run `UPDATE_GOLDEN=1 cargo test --lib server::toolbox` and read the \
+         difference of {}; now it is\n{actual}",
+        path.display()
+    );
+}
