@@ -175,7 +175,7 @@ mod tests {
 apiVersion: portcullis.dev/v1alpha1
 kind: McpServer
 metadata: {name: ops, namespace: agents}
-spec: {authentication: {basic: {enabled: true, users: {name: users}}}}
+spec: {authentication: {basic: {enabled: true, users: {name: users, key: users}}}}
 ---
 apiVersion: v1
 kind: Secret

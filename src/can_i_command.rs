@@ -30,11 +30,11 @@ pub(crate) struct CanI {
     #[arg(long = "as", value_name = "SUBJECT", group = "caller", value_parser = clap::builder::NonEmptyStringValueParser::new())]
     subject: Option<String>,
     /// A group that comes with the name; may be repeated.
-    #[arg(long = "as-group", value_name = "GROUP", requires = "subject")]
+    #[arg(long = "as-group", value_name = "GROUP", conflicts_with = "key")]
     groups: Vec<String>,
     /// Who vouches for the name: the issuer of a token, or basic, certificate, kubernetes or anonymous [default: whoever
     /// the server trusts].
-    #[arg(long, value_name = "ISSUER", requires = "subject")]
+    #[arg(long, value_name = "ISSUER", conflicts_with = "key")]
     issuer: Option<String>,
     /// Ask for the holder of this McpApiKey.
     #[arg(long = "as-key", value_name = "KEY", group = "caller")]

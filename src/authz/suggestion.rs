@@ -2,13 +2,17 @@
 
 use super::catalogue::Permission;
 
+/// Edits in a slip; more make another word.
+const MOST_EDITS: usize = 2;
+
 /// What the writer may have meant, as the end of a sentence.
 pub(crate) fn suggestion(text: &str) -> String {
     let plain = text.strip_prefix("k8s:").unwrap_or(text);
     let named = |permission: Permission| permission.to_string();
     let distance = |permission: &Permission| edits(plain, named(*permission).trim_start_matches("k8s:"));
     let nearest = Permission::all().min_by_key(distance);
-    if let Some(nearest) = nearest.filter(|nearest| distance(nearest) * 3 <= plain.chars().count()) {
+    let is_slip = |edits: usize| edits <= MOST_EDITS && edits * 3 <= plain.chars().count();
+    if let Some(nearest) = nearest.filter(|nearest| is_slip(distance(nearest))) {
         return format!("; the nearest there is {nearest}");
     }
     let resource = plain.split(':').next().unwrap_or_default();

@@ -13,10 +13,10 @@ use serde::Serialize;
 
 use super::Policy;
 use super::callers::{Outside, end_of_key, identities, of_identity, of_key};
-use crate::api::McpApiKey;
+use crate::api::{McpApiKey, RoleKind};
 use crate::authn::{KUBERNETES, Reason};
 use crate::authz::role::HolderName;
-use crate::authz::{Permission, Role};
+use crate::authz::{Permission, Role, RoleId};
 use crate::server::offers;
 use crate::tools;
 
@@ -95,10 +95,13 @@ fn of_one_key(policy: &Policy, key: &McpApiKey, now: Timestamp) -> Vec<Row> {
     };
     let mut rows: Vec<Row> = roles.iter().flat_map(|role| of_role(policy, &row, role)).collect();
     for named in &key.spec.roles {
-        let held = |role: &Arc<Role>| role.id().kind == named.kind && role.id().name == named.name;
-        if !roles.iter().any(held) {
-            let role = Some(format!("{:?} {}", named.kind, named.name));
-            rows.push(Row { role, state: NO_EFFECT, ..row.clone() });
+        let namespace = match named.kind {
+            RoleKind::McpRole => policy.subject.namespace.clone(),
+            RoleKind::ClusterMcpRole => String::new(),
+        };
+        let id = RoleId { kind: named.kind, namespace, name: named.name.clone() };
+        if !roles.iter().any(|role| *role.id() == id) {
+            rows.push(Row { role: Some(id.to_string()), state: NO_EFFECT, ..row.clone() });
         }
     }
     if rows.is_empty() {
@@ -123,7 +126,7 @@ fn of_holder(
         HolderName::User(user) => ("User", user, vec![]),
         HolderName::Group(group) => ("Group", group, vec![group.clone()]),
     };
-    let user = if groups.is_empty() { subject } else { "" };
+    let user = if groups.is_empty() { subject.as_str() } else { "" };
     let mut outside = Outside::Refused(Reason::MethodDisabled);
     let mut active = false;
     for identity in identities(policy, user, &groups, issuer) {

@@ -68,11 +68,11 @@ pub(super) fn of_key(policy: &Policy, key: &McpApiKey, now: Timestamp) -> Result
     if !is_admitted(policy) {
         return Err(Outside::NamespaceNotAdmitted);
     }
-    if key.meta().deletion_timestamp.is_some() {
+    if key.metadata.deletion_timestamp.is_some() {
         return Err(Outside::Deleting);
     }
     let mut generations: Vec<_> = key.status.iter().flat_map(|status| &status.keys).collect();
-    generations.sort_by(|a, b| b.created_at.cmp(&a.created_at));
+    generations.sort_by(|a, b| b.created_at.0.cmp(&a.created_at.0));
     let judge = |id: &String| {
         let known = policy.snapshot.keys.get(id).filter(|known| known.record.name == key.name_any());
         let record = &known.ok_or(Outside::Invalid)?.record;
@@ -133,12 +133,8 @@ pub(super) fn identities(
         let mut groups = groups.to_vec();
         if let (Method::ServiceAccount, Some((namespace, _))) = (method, account) {
             // The API server puts every ServiceAccount into these.
-            let given = [
-                "system:serviceaccounts",
-                &format!("system:serviceaccounts:{namespace}"),
-                "system:authenticated",
-            ];
-            groups.extend(given.map(str::to_owned));
+            groups.extend(["system:serviceaccounts", "system:authenticated"].map(str::to_owned));
+            groups.push(format!("system:serviceaccounts:{namespace}"));
         }
         Identity { issuer: Some(word.to_owned()), groups, ..Identity::new(method, subject, "") }
     };

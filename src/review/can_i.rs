@@ -91,7 +91,7 @@ pub(crate) fn answer(policy: &Policy, question: &Question<'_>, now: Timestamp) -
                             return Ok(decided);
                         }
                         // The refusal by somebody who knows more of the caller says more.
-                        let more = roles.len() > 0 || no.is_none();
+                        let more = !roles.is_empty() || no.is_none();
                         no = if more { Some(decided) } else { no };
                     }
                     Err(Outside::Refused(Reason::MethodDisabled)) => {}
@@ -169,7 +169,6 @@ fn places(roles: &[Arc<Role>], permission: Permission) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::authz::role::Scope as RoleScope;
     use crate::review::fixture::{self, NOW, policy};
 
     const LIST: Permission = Permission::of("pods", "list");
@@ -233,7 +232,7 @@ mod tests {
                 policy.snapshot.keys["k1"]
                     .roles
                     .iter()
-                    .any(|role| !matches!(role.scope(), RoleScope::Namespace(_)))
+                    .any(|role| !matches!(role.scope(), Scope::Namespace(_)))
             );
             ask(&policy, SERVICES, Where::Everywhere, CI)
         };

@@ -110,7 +110,7 @@ async fn read(namespace: Option<&str>) -> anyhow::Result<Found> {
     let config = kube::Config::infer().await;
     let config = config.context("no cluster: set KUBECONFIG to a file that names one, or give --from DIR")?;
     let client = Client::try_from(config)?;
-    let namespaces = match namespace {
+    let namespaces: Vec<Namespace> = match namespace {
         // Whoever may look at one namespace only can still be answered.
         Some(name) => {
             let one = Api::<Namespace>::all(client.clone()).get_opt(name).await;

@@ -12,7 +12,7 @@ mod fixture;
 mod load;
 
 pub(crate) use access::{Row, rows};
-pub(crate) use can_i::{Answer, Caller, Question, Where, answer};
+pub(crate) use can_i::{Caller, Question, Where, answer};
 pub(crate) use csv::record;
 pub(crate) use load::Place;
 

@@ -68,8 +68,6 @@ fn stand_in(key: &McpApiKey) -> KeyGeneration {
 #[cfg(test)]
 mod tests {
     use super::super::tests::{KEY, ROLE, SERVER, directory, source};
-    use super::*;
-
     const IMPORTING: &str = "---\napiVersion: v1\nkind: Secret\nmetadata: {name: old}\nstringData: {api-key: qW7-tZ3_xR9.mK5vB2pLd8}\n\
         ---\napiVersion: portcullis.dev/v1alpha1\nkind: McpApiKey\nmetadata: {name: old}\n\
         spec: {identity: old, servers: [ops], import: {secretRef: {name: old}}}\n";
