@@ -259,6 +259,7 @@ agents/ops   User        =ann,\"x\"   -     basic    active     McpRole agents/v
     fn a_server_that_is_not_there_is_an_error_and_no_empty_review() {
         let error = run(&["-n", "agents", "--server", "typo"]).expect_err("there is none").to_string();
         assert!(error.starts_with("there is no McpServer agents/typo in /"), "{error}");
-        assert_eq!(run(&["-n", "other", "-o", "json"]).expect("there is none"), "[]\n");
+        let error = run(&["-n", "typo", "-o", "json"]).expect_err("there is none").to_string();
+        assert!(error.starts_with("there is no McpServer in namespace typo in /"), "{error}");
     }
 }

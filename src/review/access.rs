@@ -262,6 +262,35 @@ mod tests {
     }
 
     #[test]
+    fn a_service_account_is_listed_by_the_name_that_the_audit_has_for_it() {
+        let group = fixture::GROUP;
+        let start = group.find("subjects").expect("there are subjects");
+        let role = format!("{}subjects: [{{kind: ServiceAccount, name: bot}}]}}", &group[..start]);
+        assert_eq!(
+            seen(&policy(&[&role])),
+            ["ServiceAccount system:serviceaccount:agents:bot active McpRole agents/restarters \
+              k8s:deployments:restart [agents] deployments_restart"]
+        );
+    }
+
+    #[test]
+    fn a_key_ends_with_its_last_generation_or_when_its_object_says() {
+        let end = |change: &dyn Fn(&str) -> String| {
+            let policy = policy(&[fixture::VIEWER, &change(fixture::KEY)]);
+            let rows = rows(&policy, NOW.parse().expect("a time"));
+            rows[0].expires_at.map(|end| end.to_string())
+        };
+        assert_eq!(end(&str::to_owned), None);
+        let ending =
+            |key: &str| key.replace("state: Active", "notAfter: '2026-12-01T00:00:00Z', state: Active");
+        assert_eq!(end(&ending).as_deref(), Some("2026-12-01T00:00:00Z"));
+        let sooner = |key: &str| {
+            ending(key).replace("servers: [ops]", "servers: [ops], expiresAt: '2026-11-30T00:00:00Z'")
+        };
+        assert_eq!(end(&sooner).as_deref(), Some("2026-11-30T00:00:00Z"));
+    }
+
+    #[test]
     fn a_role_that_a_key_names_in_vain_is_listed_as_such() {
         let policy = policy(&[fixture::VIEWER, fixture::KEY]);
         assert_eq!(

@@ -46,7 +46,7 @@ impl Place {
     /// The policies of the servers of this namespace, or of every one, and of this name, or of any; sorted.
     ///
     /// # Errors
-    /// When something cannot be read: half a policy answers nothing.
+    /// When something cannot be read, for half a policy answers nothing, or when there is no such server.
     pub(crate) fn policies(
         &self,
         namespace: Option<&str>,
@@ -72,8 +72,23 @@ impl Place {
                 && server.is_none_or(|name| policy.subject.server == name)
         });
         policies.sort_by_key(Policy::server);
-        ensure!(!policies.is_empty() || server.is_none(), "{}", missing(namespace, server, &self.from));
+        // An empty answer could be a slip in a name, and would look as if nobody had access.
+        ensure!(!policies.is_empty(), "{}", self.missing(namespace, server));
         Ok(policies)
+    }
+
+    /// What is not there.
+    fn missing(&self, namespace: Option<&str>, server: Option<&str>) -> String {
+        let what = match (namespace, server) {
+            (Some(namespace), Some(server)) => format!("McpServer {namespace}/{server}"),
+            (None, Some(server)) => format!("McpServer {server}"),
+            (Some(namespace), None) => format!("McpServer in namespace {namespace}"),
+            (None, None) => "McpServer".to_owned(),
+        };
+        match &self.from {
+            Some(directory) => format!("there is no {what} in {}", directory.display()),
+            None => format!("there is no {what} in the cluster"),
+        }
     }
 
     fn of_cluster(&self, namespace: Option<&str>) -> anyhow::Result<Vec<Policy>> {
@@ -85,15 +100,6 @@ impl Place {
         let found =
             read.map_err(|_| anyhow!("the cluster did not answer within {} s", DEADLINE.as_secs()))??;
         Ok(found.policies(&self.operator_namespace))
-    }
-}
-
-fn missing(namespace: Option<&str>, server: Option<&str>, from: &Option<PathBuf>) -> String {
-    let name = server.unwrap_or_default();
-    let name = namespace.map_or(name.to_owned(), |namespace| format!("{namespace}/{name}"));
-    match from {
-        Some(directory) => format!("there is no McpServer {name} in {}", directory.display()),
-        None => format!("there is no McpServer {name} in the cluster"),
     }
 }
 
