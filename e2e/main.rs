@@ -24,6 +24,7 @@ mod many;
 mod mcp_client;
 mod missed_watch;
 mod published;
+mod questions;
 mod refusals;
 mod revocation;
 mod rights;

@@ -222,16 +222,8 @@ fn write_json(events: &[Event], output: &mut dyn Write) -> io::Result<()> {
 }
 
 fn write_table(events: &[Event], output: &mut dyn Write) -> io::Result<()> {
-    let header =
-        ["TIME", "USER", "ACTION", "RESOURCE", "RESULT", "REASON", "COUNT", "REQUEST"].map(str::to_owned);
-    let rows: Vec<[String; 8]> = std::iter::once(header).chain(events.iter().map(row)).collect();
-    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
-    let widths: [usize; 8] = std::array::from_fn(width);
-    for row in &rows {
-        let cells = row.iter().zip(widths).map(|(cell, width)| format!("{cell:width$}"));
-        writeln!(output, "{}", cells.collect::<Vec<_>>().join("   ").trim_end())?;
-    }
-    output.flush()
+    let titles = ["TIME", "USER", "ACTION", "RESOURCE", "RESULT", "REASON", "COUNT", "REQUEST"];
+    terminal::write_table(titles, events.iter().map(row), output)
 }
 
 /// A cell of the table: what callers chose must not steer the terminal, nor push the other cells away.

@@ -1,12 +1,13 @@
 //! Command line of both halves: every flag and environment variable, typed. The only reader of the environment.
 
-use std::io;
+use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, CommandFactory, Parser, Subcommand};
 
+use crate::can_i_command;
 use crate::index::files::VARIABLES_HELP;
 use crate::start;
 use crate::telemetry::{self, LogFormat};
@@ -28,6 +29,8 @@ Examples:
   portcullis serve --from ./policy                       an endpoint on this machine, with your kubeconfig
   kubectl exec deploy/ops-mcp -- /portcullis audit query --status denied --since 1h
   portcullis whoami --url https://ops-mcp.agents.svc/mcp --ca ca.crt --key-file ci-bot.key
+  portcullis can-i k8s:pods:delete --as-key ci-bot -n team-a --server agents/ops
+  portcullis access-review -o csv > access.csv           who can do what, on every server of the cluster
   portcullis crds | kubectl apply -f -                   the kinds, without Helm
   portcullis completions bash > /etc/bash_completion.d/portcullis";
 
@@ -45,6 +48,12 @@ enum Command {
     Token(crate::token_command::Token),
     /// Asks an endpoint whom it takes a credential for.
     Whoami(Box<crate::whoami_command::Whoami>),
+    /// Says whether a caller may do something on a server, and which role decides.
+    CanI(Box<crate::can_i_command::CanI>),
+    /// Shows who can do what, on which server, and from which role.
+    AccessReview(crate::access_review_command::AccessReview),
+    /// Makes roles of a policy file into objects, and prints them.
+    ImportPolicy(crate::import_policy_command::ImportPolicy),
     /// Prints the definitions of the kinds as YAML.
     Crds,
     /// Prints the completions of a shell.
@@ -145,51 +154,58 @@ Examples:
 impl Cli {
     /// Runs the command and says how it went.
     pub fn run(self) -> ExitCode {
+        // Of a question with two answers, "no" is no error.
+        let failed = match &self.command {
+            Command::CanI(_) => ExitCode::from(can_i_command::FAILED),
+            _ => ExitCode::FAILURE,
+        };
         match self.command.run() {
-            Ok(()) => ExitCode::SUCCESS,
+            Ok(code) => code,
             Err(error) => {
                 eprintln!("error: {error:#}");
-                ExitCode::FAILURE
+                failed
             }
         }
     }
 }
 
 impl Command {
-    fn run(self) -> anyhow::Result<()> {
+    fn run(self) -> anyhow::Result<ExitCode> {
+        let (now, mut output) = (jiff::Timestamp::now(), io::BufWriter::new(io::stdout().lock()));
         match self {
             Command::Operator(arguments) => {
+                drop(output);
                 telemetry::init(arguments.log.log_format, arguments.log.log.as_deref())?;
-                start::operator(arguments)
+                start::operator(arguments)?;
             }
             Command::Serve(arguments) => {
+                drop(output);
                 telemetry::init(arguments.log.log_format, arguments.log.log.as_deref())?;
-                start::serve(arguments, std::env::vars_os().collect())
+                start::serve(arguments, std::env::vars_os().collect())?;
             }
-            Command::Audit(audit) => {
-                audit.run(jiff::Timestamp::now(), &mut io::BufWriter::new(io::stdout().lock()))
+            Command::Audit(audit) => audit.run(now, &mut output)?,
+            Command::Key(key) => key.run(&mut output)?,
+            Command::Token(token) => token.run(now, &mut output)?,
+            Command::Whoami(whoami) => whoami.run(credential_of_environment()?, &mut output)?,
+            Command::CanI(question) => {
+                let allowed = question.run(std::env::vars_os().collect(), now, &mut output)?;
+                return Ok(if allowed { ExitCode::SUCCESS } else { ExitCode::FAILURE });
             }
-            Command::Key(key) => key.run(&mut io::BufWriter::new(io::stdout().lock())),
-            Command::Token(token) => {
-                token.run(jiff::Timestamp::now(), &mut io::BufWriter::new(io::stdout().lock()))
-            }
-            Command::Whoami(whoami) => {
-                let credential = credential_of_environment()?;
-                whoami.run(credential, &mut io::BufWriter::new(io::stdout().lock()))
-            }
+            Command::AccessReview(review) => review.run(std::env::vars_os().collect(), now, &mut output)?,
+            Command::ImportPolicy(policy) => policy.run(&mut output, &mut io::stderr())?,
             Command::Crds => {
                 let text = serde_saphyr::to_string_multiple(&crate::api::crds())?;
-                Ok(io::Write::write_all(&mut io::stdout(), text.as_bytes())?)
+                output.write_all(text.as_bytes())?;
+                output.flush()?;
             }
             Command::Completions { shell } => {
-                clap_complete::generate(shell, &mut Cli::command(), "portcullis", &mut io::stdout());
-                Ok(())
+                clap_complete::generate(shell, &mut Cli::command(), "portcullis", &mut output);
             }
             Command::Generate { out } => {
-                println!("{} files written", crate::generate::generate(&out)?.len());
-                Ok(())
+                writeln!(output, "{} files written", crate::generate::generate(&out)?.len())?;
             }
         }
+        Ok(ExitCode::SUCCESS)
     }
 }
 

@@ -4,7 +4,7 @@
 //! A request: `TLS -> Host, Origin -> credential -> authenticate -> authorize -> intent -> tool -> outcome` ([`server`]).
 //!
 //! ```text
-//! 5 wiring   main -> cli -> controller | server, admin, telemetry, terminal, *_command
+//! 5 wiring   main -> cli -> controller | server, admin, telemetry, terminal, review, *_command
 //! 4 engines  controller              server          (they never import each other)
 //! 3 edges    k8s    index -> k8s     authenticator -> index    tools    audit  (I/O)
 //! 2 rules    authn  authz  pki  mcp                  (no I/O, no clock: time and randomness are arguments)
@@ -13,6 +13,7 @@
 //!
 //! A module imports from lower layers only; `architecture.rs` holds the rule.
 
+mod access_review_command;
 mod admin;
 pub mod api;
 #[cfg(test)]
@@ -24,9 +25,12 @@ mod authn;
 mod authz;
 #[cfg(feature = "bench")]
 pub mod bench;
+mod can_i_command;
 pub mod cli;
 mod controller;
 mod generate;
+mod import_policy;
+mod import_policy_command;
 mod index;
 mod k8s;
 mod key_command;
@@ -35,6 +39,7 @@ mod metrics;
 mod pki;
 #[cfg(test)]
 mod requirements;
+mod review;
 mod server;
 mod start;
 mod telemetry;

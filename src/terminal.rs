@@ -12,6 +12,8 @@ use rustix::termios::{LocalModes, OptionalActions, Termios, tcgetattr, tcsetattr
 use secrecy::SecretString;
 use secrecy::zeroize::Zeroizing;
 
+use crate::api::ServerReference;
+
 /// Bytes of the largest secret that is read.
 const MAX: u64 = 64 * 1024;
 
@@ -104,6 +106,36 @@ pub(crate) fn write_pairs(pairs: &[(&str, String)], output: &mut dyn Write) -> i
         writeln!(output, "{name:width$}   {value}")?;
     }
     output.flush()
+}
+
+/// Writes a table: the rows below their titles, the cells below each other. The cells are fit to be shown.
+pub(crate) fn write_table<const N: usize>(
+    titles: [&str; N],
+    rows: impl IntoIterator<Item = [String; N]>,
+    output: &mut dyn Write,
+) -> io::Result<()> {
+    let rows: Vec<_> = std::iter::once(titles.map(str::to_owned)).chain(rows).collect();
+    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
+    let widths: [usize; N] = std::array::from_fn(width);
+    for row in &rows {
+        let cells = row.iter().zip(widths).map(|(cell, width)| format!("{cell:width$}"));
+        writeln!(output, "{}", cells.collect::<Vec<_>>().join("   ").trim_end())?;
+    }
+    output.flush()
+}
+
+/// A server as people name it on a command line: `NAMESPACE/NAME`.
+pub(crate) fn parse_server(text: &str) -> Result<ServerReference, String> {
+    let plain = |part: &str| {
+        let fits = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+        !part.is_empty() && part.len() <= 63 && part.chars().all(fits)
+    };
+    match text.split_once('/') {
+        Some((namespace, name)) if plain(namespace) && plain(name) => {
+            Ok(ServerReference { namespace: namespace.to_owned(), name: name.to_owned() })
+        }
+        _ => Err("expected NAMESPACE/NAME, such as agents/ops".to_owned()),
+    }
 }
 
 /// A reader that has seen enough (`| head`) is no failure.

@@ -12,6 +12,7 @@ pub(crate) mod catalogue;
 mod model;
 pub(crate) mod permission;
 pub(crate) mod role;
+mod suggestion;
 
 use std::fmt;
 use std::sync::Arc;
@@ -19,6 +20,7 @@ use std::sync::Arc;
 pub(crate) use catalogue::{Class, Permission};
 pub(crate) use permission::within_scopes;
 pub(crate) use role::{Role, RoleId, Scope};
+pub(crate) use suggestion::suggestion;
 
 /// What a call acts on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -51,6 +51,15 @@ impl Scope {
         }
     }
 
+    /// What was written: names and patterns. None: every namespace.
+    pub(crate) fn written(&self) -> Option<Vec<&str>> {
+        match self {
+            Scope::Namespace(own) => Some(vec![own]),
+            Scope::Patterns(patterns) => Some(patterns.iter().map(|pattern| pattern.text.as_str()).collect()),
+            Scope::All => None,
+        }
+    }
+
     /// Whether no namespace at all can be inside.
     pub(crate) fn is_empty(&self) -> bool {
         matches!(self, Scope::Patterns(patterns) if patterns.is_empty())

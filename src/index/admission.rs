@@ -57,6 +57,12 @@ impl Snapshot {
             None => Ok(self.holders.roles_of(identity)),
         }
     }
+
+    /// Who holds which role by proving who they are, in no order: the name, who must vouch for it, and the role.
+    pub(crate) fn held(&self) -> impl Iterator<Item = (&HolderName, Option<&str>, &Arc<Role>)> {
+        let all = self.holders.0.iter();
+        all.flat_map(|(name, held)| held.iter().map(move |(issuer, role)| (name, issuer.as_deref(), role)))
+    }
 }
 
 /// Whether the server accepts what proved the identity, and what its token was made for.

@@ -34,10 +34,12 @@ mod public_key;
 mod rules;
 mod schema;
 mod signing;
+mod survey;
 mod variables;
 
 pub(crate) use environment::Environment;
 pub(crate) use keys::{KeyFile, write_private};
+pub(crate) use schema::check as check_schema;
 pub(crate) use variables::{HELP as VARIABLES_HELP, Variables};
 
 /// Directory inside the served one for what is generated.

@@ -67,7 +67,7 @@ impl Snapshot {
 }
 
 /// Whether there may be servers in a namespace with these labels.
-fn admits_servers(labels: &BTreeMap<String, String>) -> bool {
+pub(crate) fn admits_servers(labels: &BTreeMap<String, String>) -> bool {
     labels
         .get(names::NAMESPACE_LABEL)
         .is_some_and(|value| value == names::NAMESPACE_LOCAL || value == names::NAMESPACE_CLUSTER)

@@ -91,7 +91,7 @@ fn shows(tool: &Tool, caller: &Caller) -> bool {
 }
 
 /// Whether the spec of a server lets the tool in at all.
-fn offers(spec: &ToolsSpec, tool: &Tool) -> bool {
+pub(crate) fn offers(spec: &ToolsSpec, tool: &Tool) -> bool {
     let named = |patterns: &[String]| patterns.iter().any(|pattern| wildcard(pattern, tool.name));
     // A tool that is denied by any name it answers to is denied.
     let denies = |pattern: &String| {

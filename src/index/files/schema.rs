@@ -11,7 +11,7 @@ use serde_json::Value;
 ///
 /// # Errors
 /// A text that begins with the path of the field.
-pub(super) fn check(crd: &CustomResourceDefinition, document: &Value) -> Result<(), String> {
+pub(crate) fn check(crd: &CustomResourceDefinition, document: &Value) -> Result<(), String> {
     let version = crd.spec.versions.first().and_then(|version| version.schema.as_ref());
     let schema = version.and_then(|schema| schema.open_api_v3_schema.as_ref());
     let fields = document.as_object().ok_or("a document must be an object")?;

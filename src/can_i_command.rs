@@ -1,0 +1,242 @@
+//! `portcullis can-i`: whether a caller may do something on a server, and which role decides.
+//!
+//! The answer is an exit code too: 0 is yes, 1 is no, 2 is an error. It reads the cluster of the kubeconfig, or a
+//! directory, and writes nothing.
+
+use std::io::Write;
+
+use anyhow::{anyhow, ensure};
+use clap::{ArgGroup, Args};
+use jiff::Timestamp;
+
+use crate::api::ServerReference;
+use crate::authz::permission::Pattern;
+use crate::authz::{Permission, suggestion};
+use crate::index::files::Environment;
+use crate::review::{Caller, Place, Policy, Question, Where, answer};
+use crate::terminal::{self, parse_server, visible};
+
+/// Exit code of an answer that could not be given.
+pub(crate) const FAILED: u8 = 2;
+
+/// Says whether a caller may do something on a server, and which role decides.
+#[derive(Args, Debug)]
+#[command(after_help = EXAMPLES, group = ArgGroup::new("caller").required(true).multiple(false))]
+pub(crate) struct CanI {
+    /// What is to be done, such as k8s:pods:list.
+    #[arg(value_name = "PERMISSION", value_parser = parse_permission)]
+    permission: Permission,
+    /// Ask for somebody of this name; a ServiceAccount is system:serviceaccount:NAMESPACE:NAME.
+    #[arg(long = "as", value_name = "SUBJECT", group = "caller", value_parser = clap::builder::NonEmptyStringValueParser::new())]
+    subject: Option<String>,
+    /// A group that comes with the name; may be repeated.
+    #[arg(long = "as-group", value_name = "GROUP", conflicts_with = "key")]
+    groups: Vec<String>,
+    /// Who vouches for the name: the issuer of a token, or basic, certificate, kubernetes or anonymous [default: whoever
+    /// the server trusts].
+    #[arg(long, value_name = "ISSUER", conflicts_with = "key")]
+    issuer: Option<String>,
+    /// Ask for the holder of this McpApiKey.
+    #[arg(long = "as-key", value_name = "KEY", group = "caller")]
+    key: Option<String>,
+    /// In this namespace [default: in any].
+    #[arg(short, long, value_name = "NAMESPACE", value_parser = clap::builder::NonEmptyStringValueParser::new())]
+    namespace: Option<String>,
+    /// In every namespace there is.
+    #[arg(short = 'A', long, conflicts_with = "namespace")]
+    all_namespaces: bool,
+    /// On this server. A directory has one, which need not be named.
+    #[arg(long, value_name = "NAMESPACE/NAME", value_parser = parse_server, required_unless_present = "from")]
+    server: Option<ServerReference>,
+    #[command(flatten)]
+    place: Place,
+    /// Print a JSON object instead of a sentence.
+    #[arg(long)]
+    json: bool,
+}
+
+const EXAMPLES: &str = "\
+The exit code is 0 for yes, 1 for no, and 2 for an error. Scopes by which a token narrows its holder are not asked.
+
+Examples:
+  portcullis can-i k8s:pods:delete --as-key ci-bot -n team-a --server agents/ops
+  portcullis can-i k8s:deployments:scale --as ann --as-group platform -n team-a --server agents/ops
+  portcullis can-i k8s:pods:list --as system:serviceaccount:agents:bot -A --server agents/ops --json
+  portcullis can-i k8s:pods:logs --as ann --issuer basic --from ./policy";
+
+impl CanI {
+    /// Runs the command, with the variables that a directory may name and the time at which keys are judged. Tells
+    /// whether the answer is yes.
+    ///
+    /// # Errors
+    /// When something cannot be read, or there is no such server or key.
+    pub(crate) fn run(
+        self,
+        environment: Environment,
+        now: Timestamp,
+        output: &mut dyn Write,
+    ) -> anyhow::Result<bool> {
+        let server = self.server.as_ref();
+        let (namespace, name) = (server.map(|s| s.namespace.as_str()), server.map(|s| s.name.as_str()));
+        let policies = self.place.policies(namespace, name, environment)?;
+        ensure!(policies.len() == 1, "{} servers are meant: name one with --server", policies.len());
+        let policy = &policies[0];
+        let answer = answer(policy, &self.question()?, now)?;
+        let written = match self.json {
+            true => writeln!(output, "{:#}", self.json(policy, &serde_json::to_value(&answer)?)),
+            false => {
+                let word = if answer.allowed { "yes" } else { "no" };
+                writeln!(output, "{word}: {}", visible(&answer.reason, 2000))
+            }
+        };
+        terminal::written(written.and_then(|()| output.flush()))?;
+        Ok(answer.allowed)
+    }
+
+    fn question(&self) -> anyhow::Result<Question<'_>> {
+        let caller = match (&self.key, &self.subject) {
+            (Some(key), _) => Caller::Key(key),
+            (None, Some(name)) => {
+                Caller::Subject { name, groups: &self.groups, issuer: self.issuer.as_deref() }
+            }
+            (None, None) => return Err(anyhow!("name somebody with --as or --as-key")),
+        };
+        let place = match (&self.namespace, self.all_namespaces) {
+            (Some(namespace), _) => Where::Namespace(namespace),
+            (None, true) => Where::Everywhere,
+            (None, false) => Where::Anywhere,
+        };
+        Ok(Question { permission: self.permission, place, caller })
+    }
+
+    /// The answer with what was asked.
+    fn json(&self, policy: &Policy, answer: &serde_json::Value) -> serde_json::Value {
+        let mut json = serde_json::json!({
+            "server": policy.server(), "permission": self.permission, "namespace": self.namespace,
+            "allNamespaces": self.all_namespaces, "subject": self.subject, "groups": self.groups, "key": self.key,
+        });
+        if let (Some(json), Some(answer)) = (json.as_object_mut(), answer.as_object()) {
+            json.extend(answer.clone());
+        }
+        json
+    }
+}
+
+/// One permission, as roles name it. A pattern is many questions.
+fn parse_permission(text: &str) -> Result<Permission, String> {
+    if text.contains('*') {
+        return Err("ask for one permission at a time, without a wildcard".to_owned());
+    }
+    let pattern = Pattern::parse(text).map_err(|error| format!("{error}{}", suggestion(text)))?;
+    Permission::all()
+        .find(|permission| pattern.matches(*permission))
+        .ok_or_else(|| "is not a permission".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        can_i: CanI,
+    }
+
+    const POLICY: &str = "\
+apiVersion: portcullis.dev/v1alpha1
+kind: McpServer
+metadata: {name: ops, namespace: agents}
+spec: {authentication: {jwt: [{issuer: 'https://issuer.example.com'}]}}
+---
+apiVersion: portcullis.dev/v1alpha1
+kind: McpRole
+metadata: {name: viewer, namespace: agents}
+spec: {permissions: ['k8s:pods:list'], subjects: [{kind: Group, name: platform}]}
+---
+apiVersion: portcullis.dev/v1alpha1
+kind: ClusterMcpRole
+metadata: {name: admin}
+spec: {permissions: ['k8s:*'], allNamespaces: true, servers: [{namespace: agents, name: ops}]}
+---
+apiVersion: portcullis.dev/v1alpha1
+kind: McpApiKey
+metadata: {name: ci, namespace: agents}
+spec: {identity: ci-bot, servers: [ops], roles: [{kind: ClusterMcpRole, name: admin}]}
+";
+
+    fn run(arguments: &[&str]) -> anyhow::Result<(bool, String)> {
+        let directory = tempfile::tempdir().expect("a directory");
+        std::fs::write(directory.path().join("policy.yaml"), POLICY).expect("it is written");
+        let from = directory.path().to_string_lossy().into_owned();
+        let line = Line::try_parse_from([&["can-i", "--from", &from], arguments].concat())?;
+        let mut output = Vec::new();
+        let now = "2026-11-23T10:00:00Z".parse().expect("a time");
+        let allowed = line.can_i.run(Environment::default(), now, &mut output)?;
+        Ok((allowed, String::from_utf8(output).expect("text")))
+    }
+
+    #[test]
+    fn a_person_reads_yes_or_no_and_why() {
+        let asked = |arguments: &[&str]| run(arguments).expect("it answers");
+        let admin = "yes: ClusterMcpRole admin grants k8s:pods:delete in every namespace\n";
+        assert_eq!(asked(&["k8s:pods:delete", "--as-key", "ci", "-A"]), (true, admin.to_owned()));
+        let group = "yes: McpRole agents/viewer grants k8s:pods:list in namespace agents, if https://issuer.example.com \
+                     vouches for the caller\n";
+        let line = [
+            "k8s:pods:list",
+            "--as",
+            "ann",
+            "--as-group",
+            "platform",
+            "-n",
+            "agents",
+            "--server",
+            "agents/ops",
+        ];
+        assert_eq!(asked(&line), (true, group.to_owned()));
+        let elsewhere = "no: none of 1 roles grants k8s:pods:list in namespace \"kube-system\"\n";
+        let line = ["k8s:pods:list", "--as", "ann", "--as-group", "platform", "-n", "kube-system"];
+        assert_eq!(asked(&line), (false, elsewhere.to_owned()));
+        let nobody = "no: the caller has no role that counts for this server\n";
+        assert_eq!(asked(&["k8s:deployments.apps:scale", "--as", "ann"]), (false, nobody.to_owned()));
+    }
+
+    #[test]
+    fn a_script_reads_an_object() {
+        let (allowed, text) =
+            run(&["k8s:pods:delete", "--as-key", "ci", "-n", "team-a", "--json"]).expect("it answers");
+        let expected = json!({
+            "server": "agents/ops", "permission": "k8s:pods:delete", "namespace": "team-a", "allNamespaces": false,
+            "subject": null, "groups": [], "key": "ci", "allowed": true, "role": "ClusterMcpRole admin", "issuer": null,
+            "reason": "ClusterMcpRole admin grants k8s:pods:delete in namespace team-a"
+        });
+        assert_eq!((allowed, serde_json::from_str::<Value>(&text).expect("JSON")), (true, expected));
+    }
+
+    #[test]
+    fn what_cannot_be_answered_is_an_error_and_no_no() {
+        let error = |arguments: &[&str]| format!("{:#}", run(arguments).expect_err("it cannot be answered"));
+        assert!(error(&["k8s:pods:lst", "--as", "ann"]).contains("the nearest there is k8s:pods:list"));
+        assert!(error(&["k8s:pods:*", "--as", "ann"]).contains("one permission at a time"));
+        assert!(error(&["k8s:pods:list", "--as-key", "typo"]).contains("there is no McpApiKey typo"));
+        assert!(
+            error(&["k8s:pods:list", "--as", "ann", "--server", "agents/typo"])
+                .contains("there is no McpServer")
+        );
+        for line in [
+            &["k8s:pods:list"][..],
+            &["k8s:pods:list", "--as", ""],
+            &["k8s:pods:list", "--as", "ann", "--as-key", "ci"],
+            &["k8s:pods:list", "--as", "ann", "-n", "a", "-A"],
+            &["k8s:pods:list", "--as", "ann", "-n", ""],
+            &["k8s:pods:list", "--as-key", "ci", "--as-group", "platform"],
+        ] {
+            assert!(run(line).is_err(), "{line:?}");
+        }
+        assert!(Line::try_parse_from(["can-i", "k8s:pods:list", "--as", "ann"]).is_err(), "which server?");
+    }
+}

@@ -1,0 +1,157 @@
+//! Callers as the endpoint would prove them, and what it makes of them. Pure: the time is an argument.
+//!
+//! Which key signs or which password fits cannot be known here. What is judged is the policy: a caller who proves a name
+//! by a method is the identity that the endpoint would have.
+
+use std::collections::BTreeSet;
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use kube::ResourceExt;
+
+use super::Policy;
+use crate::api::{KeyState, McpApiKey};
+use crate::authn::{ANONYMOUS, ANONYMOUS_USER, BASIC, CERTIFICATE, Identity, KUBERNETES, Method, Reason};
+use crate::authz::Role;
+use crate::index::snapshot::admits_servers;
+
+/// An address that is as good as any where a policy does not ask for one.
+const ANYWHERE: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+/// What the user name of a ServiceAccount begins with.
+const ACCOUNT: &str = "system:serviceaccount:";
+
+/// Why somebody cannot come in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Outside {
+    /// The endpoint would refuse them.
+    #[error(transparent)]
+    Refused(Reason),
+    /// No administrator has let servers into the namespace.
+    #[error("the namespace lacks the label portcullis.dev/servers")]
+    NamespaceNotAdmitted,
+    /// The key has no generation yet.
+    #[error("key that was not made yet")]
+    NotMade,
+    /// The key is being deleted.
+    #[error("key that is being deleted")]
+    Deleting,
+    /// The key says something that cannot be used.
+    #[error("key with an invalid spec")]
+    Invalid,
+}
+
+impl Outside {
+    /// Fixed word for lists.
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Outside::Refused(reason) => reason.as_str(),
+            Outside::NamespaceNotAdmitted => "namespace_not_admitted",
+            Outside::NotMade => "not_made",
+            Outside::Deleting => "deleting",
+            Outside::Invalid => "invalid",
+        }
+    }
+}
+
+/// Whether an administrator has let servers into the server's namespace.
+pub(super) fn is_admitted(policy: &Policy) -> bool {
+    policy.objects.namespaces.get(&policy.subject.namespace).is_some_and(admits_servers)
+}
+
+/// What the holder of a key has, by whichever of its generations.
+///
+/// # Errors
+/// [`Outside`] says why no generation is accepted; of several reasons that of the newest generation.
+pub(super) fn of_key(policy: &Policy, key: &McpApiKey, now: Timestamp) -> Result<Arc<[Arc<Role>]>, Outside> {
+    if !is_admitted(policy) {
+        return Err(Outside::NamespaceNotAdmitted);
+    }
+    if key.metadata.deletion_timestamp.is_some() {
+        return Err(Outside::Deleting);
+    }
+    let mut generations: Vec<_> = key.status.iter().flat_map(|status| &status.keys).collect();
+    generations.sort_by(|a, b| b.created_at.0.cmp(&a.created_at.0));
+    let judge = |id: &String| {
+        let known = policy.snapshot.keys.get(id).filter(|known| known.record.name == key.name_any());
+        let record = &known.ok_or(Outside::Invalid)?.record;
+        let from = record.allowed.first().map_or(ANYWHERE, |network| network.addr());
+        policy.snapshot.admit(&record.identify(id), from, now).map_err(Outside::Refused)
+    };
+    let mut first = None;
+    for generation in generations {
+        let judged = match generation.state {
+            KeyState::Expired => Err(Outside::Refused(Reason::Expired)),
+            _ => judge(&generation.id),
+        };
+        match judged {
+            Ok(roles) => return Ok(roles),
+            Err(outside) => first = first.or(Some(outside)),
+        }
+    }
+    Err(first.unwrap_or(Outside::NotMade))
+}
+
+/// When the last generation that the key still has ends, if it does.
+pub(super) fn end_of_key(key: &McpApiKey) -> Option<Timestamp> {
+    let status = key.status.iter().flat_map(|status| &status.keys);
+    let living =
+        status.filter(|generation| !matches!(generation.state, KeyState::Expired | KeyState::Revoked));
+    let ends: BTreeSet<_> =
+        living.map(|generation| generation.not_after.as_ref().map(|Time(end)| *end)).collect();
+    let own = key.spec.expires_at.as_ref().map(|Time(end)| *end);
+    let last = match ends.contains(&None) {
+        true => None,
+        false => ends.into_iter().flatten().max(),
+    };
+    own.into_iter().chain(last).min()
+}
+
+/// Identities that a caller of this name and with these groups may have: one for each method of the server by which
+/// the name can be proved, or only those that this issuer vouches for.
+pub(super) fn identities(
+    policy: &Policy,
+    subject: &str,
+    groups: &[String],
+    issuer: Option<&str>,
+) -> Vec<Identity> {
+    let account = subject.strip_prefix(ACCOUNT).and_then(|rest| rest.split_once(':'));
+    let mut methods = vec![(Method::Basic, BASIC), (Method::ClientCertificate, CERTIFICATE)];
+    // Of a group alone it is not known whose it is.
+    if account.is_some() || subject.is_empty() {
+        methods.push((Method::ServiceAccount, KUBERNETES));
+    }
+    if subject == ANONYMOUS_USER && groups.is_empty() {
+        methods.push((Method::Anonymous, ANONYMOUS));
+    }
+    let server = policy.snapshot.server.iter();
+    let trusted = server.flat_map(|server| &server.spec.authentication.jwt);
+    methods.extend(trusted.map(|trusted| (Method::Jwt, trusted.issuer.as_str())));
+    methods.retain(|(_, word)| issuer.is_none_or(|issuer| issuer == *word));
+    let identity = |(method, word): (Method, &str)| {
+        let mut groups = groups.to_vec();
+        if let (Method::ServiceAccount, Some((namespace, _))) = (method, account) {
+            // The API server puts every ServiceAccount into these.
+            groups.extend(["system:serviceaccounts", "system:authenticated"].map(str::to_owned));
+            groups.push(format!("system:serviceaccounts:{namespace}"));
+        }
+        Identity { issuer: Some(word.to_owned()), groups, ..Identity::new(method, subject, "") }
+    };
+    methods.into_iter().map(identity).collect()
+}
+
+/// The roles of an identity.
+///
+/// # Errors
+/// [`Outside`] says why the endpoint would not let it in.
+pub(super) fn of_identity(
+    policy: &Policy,
+    identity: &Identity,
+    now: Timestamp,
+) -> Result<Arc<[Arc<Role>]>, Outside> {
+    if !is_admitted(policy) {
+        return Err(Outside::NamespaceNotAdmitted);
+    }
+    policy.snapshot.admit(identity, ANYWHERE, now).map_err(Outside::Refused)
+}
