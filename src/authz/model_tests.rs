@@ -382,7 +382,7 @@ fn ten_million_random_decisions_are_those_of_the_model() {
             for _ in 0..4 {
                 let target = match random.below(4) {
                     0 => Target::Anywhere,
-                    _ => Target::Namespace(*random.pick(&NAMESPACES)),
+                    _ => Target::Namespace(random.pick::<&str>(&NAMESPACES)),
                 };
                 let (asked, probe) = (random.pick(&questions), *random.pick(&NAMESPACES));
                 yes += usize::from(agree(&real, &means, asked, target, &[probe]));

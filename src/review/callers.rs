@@ -72,7 +72,7 @@ pub(super) fn of_key(policy: &Policy, key: &McpApiKey, now: Timestamp) -> Result
         return Err(Outside::Deleting);
     }
     let mut generations: Vec<_> = key.status.iter().flat_map(|status| &status.keys).collect();
-    generations.sort_by(|a, b| b.created_at.0.cmp(&a.created_at.0));
+    generations.sort_by_key(|generation| std::cmp::Reverse(generation.created_at.0));
     let judge = |id: &String| {
         let known = policy.snapshot.keys.get(id).filter(|known| known.record.name == key.name_any());
         let record = &known.ok_or(Outside::Invalid)?.record;
