@@ -117,7 +117,7 @@ async fn users_of_the_secret_have_their_roles_and_a_wrong_password_is_a_failure_
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn a_flood_of_wrong_passwords_locks_nobody_out_and_costs_little() {
+async fn serial_a_flood_of_wrong_passwords_locks_nobody_out_and_costs_little() {
     let lines = [format!("ann:{}", hash("correct horse: battery staple"))];
     let wishes = Wishes { spec: SPEC, manifests: &users(&lines), ..Wishes::default() };
     let endpoint = Endpoint::start_with("flood", wishes).await;

@@ -17,7 +17,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::cluster::{OPERATOR_NAMESPACE, client, eventually, try_kubectl};
-use crate::load::{Load, Shown, key_id};
+use crate::load::{Load, Shown, key_id, print_times};
 use crate::server::{Endpoint, Wishes, key, secret};
 use crate::wire::Wire;
 
@@ -191,12 +191,7 @@ async fn serial_fifty_rotations_of_a_key_under_load_refuse_no_request_that_shoul
     stop.cancel();
     let old = old.await.expect("the holder of old keys");
     let mut outcome = load.stop().await;
-    times.sort_unstable();
-    eprintln!(
-        "a rotation takes {:?} (median), {:?} (longest)",
-        times[times.len() / 2],
-        times[times.len() - 1]
-    );
+    print_times(times);
     outcome.assert_none_refused("50 rotations of a key");
     assert!(outcome.rate() > 450.0, "{:.0} a second", outcome.rate());
 

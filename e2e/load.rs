@@ -202,3 +202,13 @@ impl<C: Fn() -> Shown + Send + Sync + 'static> Worker<C> {
         self.outcome.lock().expect("not poisoned").refusals.push(Refusal { at, label, why });
     }
 }
+
+/// Says how long rotations took.
+pub(crate) fn print_times(mut times: Vec<Duration>) {
+    times.sort_unstable();
+    eprintln!(
+        "a rotation takes {:?} (median), {:?} (longest)",
+        times[times.len() / 2],
+        times[times.len() - 1]
+    );
+}

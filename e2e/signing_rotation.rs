@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
 use crate::cluster::{client, eventually};
-use crate::load::{Load, Shown};
+use crate::load::{Load, Shown, print_times};
 use crate::server::{Endpoint, Wishes};
 use crate::wire::Wire;
 
@@ -103,12 +103,7 @@ async fn serial_twenty_rotations_of_the_signing_key_under_load_fail_no_request()
     stop.cancel();
     let refused = exchanging.await.expect("the exchange");
     let mut outcome = load.stop().await;
-    times.sort_unstable();
-    eprintln!(
-        "a rotation takes {:?} (median), {:?} (longest)",
-        times[times.len() / 2],
-        times[times.len() - 1]
-    );
+    print_times(times);
     outcome.assert_none_refused("20 rotations of the signing key");
     assert!(refused.is_empty(), "exchanges for a token that failed: {refused:?}");
     assert!(outcome.rate() > 450.0, "{:.0} a second", outcome.rate());

@@ -244,6 +244,13 @@ pub enum ClientCertificateMode {
     RequireAndVerify,
 }
 
+impl ClientCertificateMode {
+    /// Whether certificates are verified, and so prove something.
+    pub fn verifies(self) -> bool {
+        matches!(self, Self::VerifyIfGiven | Self::RequireAndVerify)
+    }
+}
+
 /// Which part of a certificate names the caller.
 #[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum CertificateIdentity {

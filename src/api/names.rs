@@ -38,6 +38,8 @@ pub const IMPORTED_DATA: &str = "imported.json";
 pub const ROTATE_ANNOTATION: &str = "portcullis.dev/rotate";
 /// Annotation of a key or a server: any new value revokes every generation there is, at once.
 pub const REVOKE_ANNOTATION: &str = "portcullis.dev/revoke";
+/// Beginning of the user name of every ServiceAccount; its namespace and name follow, joined by a colon.
+pub const SERVICE_ACCOUNT_PREFIX: &str = "system:serviceaccount:";
 /// Directory in a pod under which the entries of Secrets and ConfigMaps are mounted.
 pub const MATERIALS_DIRECTORY: &str = "/etc/portcullis/materials";
 

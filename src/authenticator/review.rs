@@ -20,6 +20,7 @@ use serde::Deserialize;
 use tokio::sync::Mutex;
 
 use super::places::Places;
+use crate::api::names;
 use crate::authn::jwt::Unverified;
 use crate::authn::{Identity, KUBERNETES, Method, Reason};
 
@@ -37,7 +38,6 @@ const WAITING: usize = 256;
 const ISSUER_KNOWN: Duration = Duration::from_secs(60);
 const ISSUER_UNKNOWN: Duration = Duration::from_secs(5);
 
-const USER_PREFIX: &str = "system:serviceaccount:";
 /// Where the API server puts the id of a token.
 const CREDENTIAL_ID: &str = "authentication.kubernetes.io/credential-id";
 
@@ -202,7 +202,8 @@ fn identify(status: &TokenReviewStatus, text: &str, audiences: &[String]) -> Res
     }
     let user = status.user.as_ref().ok_or(Reason::NotConfirmed)?;
     let name = user.username.as_deref().unwrap_or_default();
-    let parts: Vec<&str> = name.strip_prefix(USER_PREFIX).ok_or(Reason::NotConfirmed)?.split(':').collect();
+    let parts: Vec<&str> =
+        name.strip_prefix(names::SERVICE_ACCOUNT_PREFIX).ok_or(Reason::NotConfirmed)?.split(':').collect();
     if parts.len() != 2 || parts.iter().any(|part| part.is_empty()) {
         return Err(Reason::NotConfirmed);
     }

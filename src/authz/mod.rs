@@ -11,6 +11,8 @@ pub(crate) mod catalogue;
 #[cfg(test)]
 mod model;
 pub(crate) mod permission;
+#[cfg(test)]
+pub(crate) mod random;
 pub(crate) mod role;
 mod suggestion;
 

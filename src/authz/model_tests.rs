@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
+use super::super::random::Random;
 use super::super::role::wildcard;
 use super::super::{Permission, Role, Target, authorize, within_scopes};
 use super::*;
@@ -266,32 +267,6 @@ fn every_pair_of_roles_of_a_small_world_grants_what_the_model_says() {
             agree_on_all(&[&roles[number], other], &questions, &small::NAMESPACES);
         }
     });
-}
-
-/// A generator of numbers that are the same on every machine (xorshift64*).
-struct Random(u64);
-
-impl Random {
-    /// Numbers of their own for each seed.
-    fn new(seed: usize) -> Self {
-        Self((seed as u64 + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15))
-    }
-
-    fn below(&mut self, limit: usize) -> usize {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        (self.0.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 33) as usize % limit
-    }
-
-    fn pick<'a, T>(&mut self, of: &'a [T]) -> &'a T {
-        &of[self.below(of.len())]
-    }
-
-    /// Once in so many times.
-    fn once_in(&mut self, times: usize) -> bool {
-        self.below(times) == 0
-    }
 }
 
 /// Texts that stand for no permission.

@@ -5,7 +5,7 @@
 
 use std::fmt;
 
-use crate::api::{ClusterMcpRole, McpRole, RoleKind, Subject, SubjectKind};
+use crate::api::{ClusterMcpRole, McpRole, RoleKind, Subject, SubjectKind, names};
 
 use super::catalogue::Permission;
 use super::permission::{ParsePattern, Pattern};
@@ -326,7 +326,7 @@ fn holders(subjects: &[Subject], namespace: Option<&str>) -> Result<Vec<Holder>,
             SubjectKind::ServiceAccount => {
                 let namespace = subject.namespace.as_deref().or(namespace);
                 let namespace = namespace.ok_or(InvalidRole::NoNamespace { index, name: name.clone() })?;
-                let user = format!("system:serviceaccount:{namespace}:{name}");
+                let user = format!("{}{namespace}:{name}", names::SERVICE_ACCOUNT_PREFIX);
                 Holder { name: HolderName::User(user), issuer: Some("kubernetes".to_owned()) }
             }
         })

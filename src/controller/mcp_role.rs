@@ -9,9 +9,7 @@ use kube::{Api, Resource, ResourceExt};
 use serde::de::DeserializeOwned;
 
 use crate::api::conditions::{ACCEPTED, REASON_ACCEPTED, REASON_INVALID, REASON_UNKNOWN_PERMISSION};
-use crate::api::{
-    AuthenticationSpec, ClientCertificateMode, ClusterMcpRole, McpRole, McpRoleStatus, McpServer,
-};
+use crate::api::{AuthenticationSpec, ClusterMcpRole, McpRole, McpRoleStatus, McpServer};
 use crate::authn;
 use crate::authz::Role;
 use crate::authz::role::InvalidRole;
@@ -74,10 +72,7 @@ fn trusts(spec: &AuthenticationSpec, issuer: &str) -> bool {
     match issuer {
         authn::KUBERNETES => spec.service_accounts.enabled,
         authn::BASIC => spec.basic.enabled,
-        authn::CERTIFICATE => matches!(
-            spec.client_certificates.mode,
-            ClientCertificateMode::VerifyIfGiven | ClientCertificateMode::RequireAndVerify
-        ),
+        authn::CERTIFICATE => spec.client_certificates.mode.verifies(),
         authn::ANONYMOUS => spec.anonymous.unsafe_enabled,
         issuer => spec.jwt.iter().any(|trusted| trusted.issuer == issuer),
     }

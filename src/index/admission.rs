@@ -10,7 +10,7 @@ use kube::ResourceExt;
 
 use super::Snapshot;
 use super::snapshot::asks_to_revoke;
-use crate::api::{AuthenticationSpec, BlockedKind, BlockedSubject, ClientCertificateMode};
+use crate::api::{AuthenticationSpec, BlockedKind, BlockedSubject, names};
 use crate::authn::{Identity, Method, Reason};
 use crate::authz::Role;
 use crate::authz::role::HolderName;
@@ -73,10 +73,7 @@ fn is_enabled(spec: &AuthenticationSpec, identity: &Identity) -> bool {
         Method::Token => spec.tokens.enabled,
         Method::ServiceAccount => spec.service_accounts.enabled,
         Method::Basic => spec.basic.enabled,
-        Method::ClientCertificate => matches!(
-            spec.client_certificates.mode,
-            ClientCertificateMode::VerifyIfGiven | ClientCertificateMode::RequireAndVerify
-        ),
+        Method::ClientCertificate => spec.client_certificates.mode.verifies(),
         Method::Anonymous => spec.anonymous.unsafe_enabled,
         Method::Operator => false,
     };
@@ -92,7 +89,7 @@ fn names_caller(blocked: &BlockedSubject, identity: &Identity) -> bool {
         BlockedKind::Group => identity.groups.contains(&blocked.name),
         BlockedKind::ServiceAccount => {
             let name =
-                identity.subject.strip_prefix("system:serviceaccount:").and_then(|s| s.split_once(':'));
+                identity.subject.strip_prefix(names::SERVICE_ACCOUNT_PREFIX).and_then(|s| s.split_once(':'));
             name.is_some_and(|(namespace, name)| blocked.name.split_once('/') == Some((namespace, name)))
         }
         BlockedKind::Credential => {
@@ -142,7 +139,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::api::{McpApiKey, McpRole, names};
+    use crate::api::{McpApiKey, McpRole};
     use crate::authn::{KUBERNETES, Origin};
     use crate::index::Objects;
 

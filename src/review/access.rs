@@ -13,7 +13,7 @@ use serde::Serialize;
 
 use super::Policy;
 use super::callers::{Outside, end_of_key, identities, of_identity, of_key};
-use crate::api::{McpApiKey, RoleKind};
+use crate::api::{McpApiKey, RoleKind, names};
 use crate::authn::{KUBERNETES, Reason};
 use crate::authz::role::HolderName;
 use crate::authz::{Permission, Role, RoleId};
@@ -119,7 +119,7 @@ fn of_holder(
 ) -> Vec<Row> {
     let (kind, subject, groups) = match name {
         HolderName::User(user)
-            if issuer == Some(KUBERNETES) && user.starts_with("system:serviceaccount:") =>
+            if issuer == Some(KUBERNETES) && user.starts_with(names::SERVICE_ACCOUNT_PREFIX) =>
         {
             ("ServiceAccount", user, vec![])
         }

@@ -12,15 +12,13 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::ResourceExt;
 
 use super::Policy;
-use crate::api::{KeyState, McpApiKey};
+use crate::api::{KeyState, McpApiKey, names};
 use crate::authn::{ANONYMOUS, ANONYMOUS_USER, BASIC, CERTIFICATE, Identity, KUBERNETES, Method, Reason};
 use crate::authz::Role;
 use crate::index::snapshot::admits_servers;
 
 /// An address that is as good as any where a policy does not ask for one.
 const ANYWHERE: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
-/// What the user name of a ServiceAccount begins with.
-const ACCOUNT: &str = "system:serviceaccount:";
 
 /// Why somebody cannot come in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -116,7 +114,7 @@ pub(super) fn identities(
     groups: &[String],
     issuer: Option<&str>,
 ) -> Vec<Identity> {
-    let account = subject.strip_prefix(ACCOUNT).and_then(|rest| rest.split_once(':'));
+    let account = subject.strip_prefix(names::SERVICE_ACCOUNT_PREFIX).and_then(|rest| rest.split_once(':'));
     let mut methods = vec![(Method::Basic, BASIC), (Method::ClientCertificate, CERTIFICATE)];
     // Of a group alone it is not known whose it is.
     if account.is_some() || subject.is_empty() {

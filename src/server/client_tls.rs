@@ -30,7 +30,7 @@ pub(super) struct Asking {
 impl Asking {
     /// Whether certificates are verified.
     fn verifies(&self) -> bool {
-        matches!(self.mode, ClientCertificateMode::VerifyIfGiven | ClientCertificateMode::RequireAndVerify)
+        self.mode.verifies()
     }
 }
 

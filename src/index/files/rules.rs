@@ -37,10 +37,7 @@ pub(super) fn server(server: &McpServer, entries: &Entries) -> Result<(), String
                 .to_owned(),
         );
     }
-    let verified = matches!(
-        spec.client_certificates.mode,
-        ClientCertificateMode::VerifyIfGiven | ClientCertificateMode::RequireAndVerify
-    );
+    let verified = spec.client_certificates.mode.verifies();
     if verified && spec.client_certificates.ca.is_none() {
         return Err("spec.authentication.clientCertificates.ca: is required when client certificates are \
                     verified"

@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use super::*;
 use crate::api::{ClusterMcpRole, McpRole, names};
 use crate::authn::Identity;
+use crate::authz::random::Random;
 use crate::index::Objects;
 use crate::tools::registry;
 
@@ -133,27 +134,6 @@ fn without_a_role_every_tool_is_unknown() {
     assert_eq!(toolbox.list(&operator).len(), registry().len(), "the operator's handshake lists");
     for name in registry().iter().flat_map(all_names) {
         assert!(toolbox.find(name, &operator).is_none(), "and does nothing else: {name}");
-    }
-}
-
-/// A generator of numbers that are the same on every machine (xorshift64*).
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, limit: usize) -> usize {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        (self.0.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 33) as usize % limit
-    }
-
-    fn pick<'a, T>(&mut self, of: &'a [T]) -> &'a T {
-        &of[self.below(of.len())]
-    }
-
-    /// Up to so many of the given.
-    fn some<T: Clone>(&mut self, of: &[T], most: usize) -> Vec<T> {
-        (0..self.below(most + 1)).map(|_| self.pick(of).clone()).collect()
     }
 }
 
