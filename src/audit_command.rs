@@ -104,6 +104,7 @@ enum EventType {
     Authentication,
     Authorization,
     McpRequest,
+    SecurityViolation,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -209,6 +210,7 @@ impl From<EventType> for Kind {
             EventType::Authentication => Kind::Authentication,
             EventType::Authorization => Kind::Authorization,
             EventType::McpRequest => Kind::McpRequest,
+            EventType::SecurityViolation => Kind::SecurityViolation,
         }
     }
 }

@@ -12,7 +12,7 @@ use serde_saphyr::Spanned;
 
 use crate::api::{ClusterMcpRole, ClusterMcpRoleSpec, McpRole, McpRoleSpec, ServerReference};
 use crate::authz::permission::Pattern;
-use crate::authz::{Role, suggestion};
+use crate::authz::{NamespaceLabels, Role, suggestion};
 use crate::index::files::check_schema;
 
 /// Bytes of the largest file.
@@ -222,9 +222,6 @@ fn cluster_role(
     if named.is_none() {
         notes.push(format!("role {name:?} counts in every namespace: allNamespaces is true"));
     }
-    for pattern in named.iter().flatten().filter(|text| text.starts_with("kube-") && text.contains('*')) {
-        notes.push(format!("role {name:?}: the pattern {pattern:?} matches no namespace that begins with kube-; name those literally"));
-    }
     let spec = ClusterMcpRoleSpec {
         description: entry.description.clone().unwrap_or_default(),
         permissions,
@@ -261,11 +258,13 @@ fn check(object: &Object) -> Result<(), String> {
     match object {
         Object::Role(role) => {
             check_schema(&McpRole::crd(), &value)?;
-            Role::from_role(role).map(|_| ()).map_err(|error| error.to_string())
+            Role::from_role(role, &|_| None).map(|_| ()).map_err(|error| error.to_string())
         }
         Object::ClusterRole(role) => {
             check_schema(&ClusterMcpRole::crd(), &value)?;
-            Role::from_cluster_role(role, "").map(|_| ()).map_err(|error| error.to_string())
+            Role::from_cluster_role(role, "", &NamespaceLabels::new(), &|_| None)
+                .map(|_| ())
+                .map_err(|error| error.to_string())
         }
     }
 }

@@ -27,6 +27,12 @@ pub(crate) struct Authorization {
     pub(crate) result: &'static str,
 }
 
+/// Labels of a security violation. Who it was stands in the audit.
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct SecurityViolation {
+    violation_type: &'static str,
+}
+
 /// Labels of a tool call.
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 pub(crate) struct ToolCall {
@@ -59,6 +65,8 @@ pub(crate) struct Metrics {
     pub(crate) authentications: Family<Authentication, Counter>,
     /// Decisions made.
     pub(crate) authorizations: Family<Authorization, Counter>,
+    /// Rules of the endpoint that were broken.
+    security_violations: Family<SecurityViolation, Counter>,
     /// Tools called.
     pub(crate) tool_calls: Family<ToolCall, Counter>,
     /// Time of a tool call.
@@ -85,6 +93,7 @@ impl Metrics {
         let metrics = Self {
             authentications: Family::default(),
             authorizations: Family::default(),
+            security_violations: Family::default(),
             tool_calls: Family::default(),
             tool_call_duration: Histogram::new([
                 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0,
@@ -100,6 +109,11 @@ impl Metrics {
         let m = &metrics;
         registry.register("mcp_authentication_attempts", "Credentials presented", m.authentications.clone());
         registry.register("mcp_authorization_checks", "Decisions made", m.authorizations.clone());
+        registry.register(
+            "mcp_security_violations",
+            "Rules of the endpoint that were broken",
+            m.security_violations.clone(),
+        );
         registry.register("mcp_tool_calls", "Tools called", m.tool_calls.clone());
         registry.register_with_unit(
             "mcp_tool_call_duration",
@@ -123,5 +137,10 @@ impl Metrics {
         );
         registry.register("portcullis_reconciles", "Reconciles by kind and result", m.reconciles.clone());
         metrics
+    }
+
+    /// Counts a rule of the endpoint that was broken.
+    pub(crate) fn count_violation(&self, violation_type: &'static str) {
+        self.security_violations.get_or_create(&SecurityViolation { violation_type }).inc();
     }
 }

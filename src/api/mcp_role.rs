@@ -3,7 +3,7 @@
 // The columns of a kind are repeated attributes by design of the derive.
 #![allow(clippy::duplicated_attributes)]
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, LabelSelector};
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -31,14 +31,22 @@ use serde::{Deserialize, Serialize};
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
 )]
 #[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("has(self.permissions) && self.permissions.size() > 0 || has(self.inherits) && self.inherits.size() > 0").message("name at least one permission, or a role to inherit from"))]
 pub struct McpRoleSpec {
     /// What the role is for, in words.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     #[schemars(length(max = 1024))]
     pub description: String,
-    /// Permissions such as `k8s:pods:list`; `k8s:pods:*` and `k8s:*` stand for all that follow.
-    #[schemars(length(min = 1, max = 128), inner(length(min = 1, max = 128)))]
+    /// Permissions such as `k8s:pods:list` and `mcp:tools:access_whoami`; `k8s:pods:*` and `k8s:*` stand for all that
+    /// follow.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 128), inner(length(min = 1, max = 128)))]
     pub permissions: Vec<String>,
+    /// Names of `McpRole`s of this namespace whose permissions this one has, too, and those that they inherit. Whoever
+    /// writes it needs the verb `bind` on each.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16), inner(length(min = 1, max = 253)))]
+    pub inherits: Vec<String>,
     /// Who holds the role by proving who they are: users, groups and ServiceAccounts. An API key holds the roles that
     /// its own object names, and no others.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -73,20 +81,32 @@ pub struct McpRoleSpec {
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
 )]
 #[serde(rename_all = "camelCase")]
-#[x_kube(validation = Rule::new("!self.allNamespaces || !has(self.namespaces) || self.namespaces.size() == 0").message("namespaces and allNamespaces exclude each other"))]
+#[x_kube(validation = Rule::new("has(self.permissions) && self.permissions.size() > 0 || has(self.inherits) && self.inherits.size() > 0").message("name at least one permission, or a role to inherit from"))]
+#[x_kube(validation = Rule::new("[has(self.namespaces) && self.namespaces.size() > 0, has(self.namespaceSelector), self.allNamespaces].filter(said, said).size() <= 1").message("namespaces, namespaceSelector and allNamespaces exclude each other"))]
 pub struct ClusterMcpRoleSpec {
     /// What the role is for, in words.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     #[schemars(length(max = 1024))]
     pub description: String,
-    /// Permissions such as `k8s:pods:list`; `k8s:pods:*` and `k8s:*` stand for all that follow.
-    #[schemars(length(min = 1, max = 128), inner(length(min = 1, max = 128)))]
+    /// Permissions such as `k8s:pods:list` and `mcp:tools:access_whoami`; `k8s:pods:*` and `k8s:*` stand for all that
+    /// follow.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 128), inner(length(min = 1, max = 128)))]
     pub permissions: Vec<String>,
+    /// Names of `ClusterMcpRole`s whose permissions this one has, too, and those that they inherit: the permissions, not
+    /// the namespaces. Whoever writes it needs the verb `bind` on each.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16), inner(length(min = 1, max = 253)))]
+    pub inherits: Vec<String>,
     /// Namespaces, by name or by pattern (`feature-*`). An empty list grants nothing. A pattern
     /// matches neither `kube-*` nor the operator's own namespace; their literal names do.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 256), inner(length(min = 1, max = 63)))]
     pub namespaces: Vec<String>,
+    /// Namespaces by their labels, in place of a list. A selector matches neither `kube-*` nor the operator's own
+    /// namespace, and must not be empty.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub namespace_selector: Option<LabelSelector>,
     /// Every namespace there is, and cluster-scoped resources.
     #[serde(default)]
     pub all_namespaces: bool,

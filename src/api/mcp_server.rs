@@ -9,6 +9,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::authentication::{AuthenticationSpec, AuthenticationStatus};
+use super::authorization::{AuthorizationSpec, MonitoringSpec};
 
 /// An MCP endpoint whose tools act on Kubernetes with the rights of the roles that select it.
 #[derive(CustomResource, KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
@@ -49,6 +50,14 @@ pub struct McpServerSpec {
     /// Every way in which callers may prove who they are.
     #[serde(default)]
     pub authentication: AuthenticationSpec,
+
+    /// What is asked of a proved caller beside its roles.
+    #[serde(default)]
+    pub authorization: AuthorizationSpec,
+
+    /// What is watched while the endpoint runs.
+    #[serde(default)]
+    pub monitoring: MonitoringSpec,
 
     /// The certificate of the endpoint.
     #[serde(default)]

@@ -6,6 +6,7 @@
 #![allow(unreachable_pub)]
 
 mod authentication;
+mod authorization;
 pub mod conditions;
 mod mcp_api_key;
 mod mcp_role;
@@ -21,6 +22,9 @@ pub use authentication::{
     BlockedSubject, CertificateIdentity, ClaimsSpec, ClientCertificateMode, ClientCertificatesSpec,
     JwtAlgorithm, JwtIssuerSpec, MaterialKind, MaterialReference, ScopesMode, SecretKeyReference,
     ServiceAccountsSpec, SigningKeyState, SigningKeyStatus, TokensSpec,
+};
+pub use authorization::{
+    AnomalyDetectionSpec, AnomalyMode, AnomalySensitivity, AuthorizationSpec, MonitoringSpec, Tenancy,
 };
 pub use mcp_api_key::{
     ImportReference, ImportSpec, KeyGeneration, KeyState, McpApiKey, McpApiKeySpec, McpApiKeyStatus,

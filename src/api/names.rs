@@ -16,6 +16,8 @@ pub const NAMESPACE_LABEL: &str = "portcullis.dev/servers";
 pub const NAMESPACE_LOCAL: &str = "local";
 /// Value of [`NAMESPACE_LABEL`]: as `local`, and `ClusterMcpRole`s count for servers here too.
 pub const NAMESPACE_CLUSTER: &str = "cluster";
+/// Namespace label by which an administrator gives a namespace to a tenant.
+pub const TENANT_LABEL: &str = "portcullis.dev/tenant";
 /// Finalizer of an `McpServer`: bindings that garbage collection cannot reach are removed first.
 pub const FINALIZER: &str = "portcullis.dev/cleanup";
 /// Type of the Secret that holds the plaintext of an API key.

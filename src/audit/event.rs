@@ -18,6 +18,8 @@ pub(crate) enum Kind {
     Authorization,
     /// An MCP request ran.
     McpRequest,
+    /// A rule of the endpoint was broken, and the request was refused; `reason` has its name.
+    SecurityViolation,
 }
 
 impl Kind {
@@ -27,6 +29,7 @@ impl Kind {
             Kind::Authentication => "auth",
             Kind::Authorization => "authz",
             Kind::McpRequest => "mcp",
+            Kind::SecurityViolation => "sec",
         }
     }
 
@@ -36,6 +39,7 @@ impl Kind {
             Kind::Authentication => "authentication",
             Kind::Authorization => "authorization",
             Kind::McpRequest => "mcp_request",
+            Kind::SecurityViolation => "security_violation",
         }
     }
 }
@@ -72,7 +76,7 @@ impl Outcome {
 /// One line of the record.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Event {
-    /// `auth_…`, `authz_…` or `mcp_…` and a ULID, given by the log when it is recorded.
+    /// `auth_…`, `authz_…`, `mcp_…` or `sec_…` and a ULID, given by the log when it is recorded.
     #[serde(default)]
     pub(crate) event_id: String,
     /// When it happened. Written with six decimals always, so that texts sort as times do.

@@ -59,6 +59,7 @@ impl Refusal {
         let reason = match event.event_type {
             Kind::Authentication => "AuthenticationFailed",
             Kind::Authorization | Kind::McpRequest => "AccessDenied",
+            Kind::SecurityViolation => "SecurityViolation",
         };
         let action = event.tool.as_ref().unwrap_or(&event.action).clone();
         Self {

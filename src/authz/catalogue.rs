@@ -44,9 +44,22 @@ pub(crate) struct Rule {
     pub(crate) verbs: &'static [&'static str],
 }
 
+/// Where a permission can be used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// In namespaces: the role must cover the one that is asked for.
+    Namespaces,
+    /// On the endpoint itself: wherever a role counts, it grants it.
+    Endpoint,
+}
+
 /// One row of the catalogue.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Entry {
+    /// First segment of the permission's name: `k8s` for rights on the cluster, `mcp` for rights on the endpoint.
+    pub(crate) family: &'static str,
+    /// Where it can be used.
+    pub(crate) place: Place,
     /// Resource in the permission's name.
     pub(crate) resource: &'static str,
     /// Verb in the permission's name.
@@ -57,32 +70,42 @@ pub(crate) struct Entry {
     pub(crate) rules: &'static [Rule],
 }
 
-/// A permission of the catalogue. It can only be had from the table, so an unknown one cannot exist.
-#[derive(Clone, Copy)]
-pub(crate) struct Permission(&'static Entry);
+/// A permission of the catalogue, by its place there. It can only be had from the table, so an unknown one cannot exist.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct Permission(u16);
 
 impl Permission {
     /// The row behind it.
     pub(crate) fn entry(self) -> &'static Entry {
-        self.0
+        &CATALOGUE[self.index()]
+    }
+
+    /// Its position in the table.
+    pub(crate) fn index(self) -> usize {
+        usize::from(self.0)
     }
 
     /// How dangerous it is.
     pub(crate) fn class(self) -> Class {
-        self.0.class
+        self.entry().class
     }
 
     /// Name of the ClusterRole of the chart that carries it.
     pub(crate) fn cluster_role(self) -> String {
-        crate::api::names::catalogue_role(self.0.resource, self.0.verb)
+        crate::api::names::catalogue_role(self.entry().resource, self.entry().verb)
     }
 
     /// Finds `k8s:<resource>:<verb>`.
     pub(crate) const fn named(resource: &str, verb: &str) -> Option<Permission> {
+        Permission::find(KUBERNETES, resource, verb)
+    }
+
+    const fn find(family: &str, resource: &str, verb: &str) -> Option<Permission> {
         let mut i = 0;
         while i < CATALOGUE.len() {
-            if same(CATALOGUE[i].resource, resource) && same(CATALOGUE[i].verb, verb) {
-                return Some(Permission(&CATALOGUE[i]));
+            let entry = &CATALOGUE[i];
+            if same(entry.family, family) && same(entry.resource, resource) && same(entry.verb, verb) {
+                return Some(Permission(i as u16));
             }
             i += 1;
         }
@@ -97,9 +120,17 @@ impl Permission {
         }
     }
 
+    /// The permission `mcp:tools:<name>`, for names in the source: an unknown one does not compile in a constant.
+    pub(crate) const fn tool(name: &str) -> Permission {
+        match Permission::find(ENDPOINT, "tools", name) {
+            Some(permission) => permission,
+            None => panic!("no such permission in the catalogue"),
+        }
+    }
+
     /// Every permission there is, in the order of the table.
     pub(crate) fn all() -> impl Iterator<Item = Permission> {
-        CATALOGUE.iter().map(Permission)
+        (0..CATALOGUE.len()).map(|index| Permission(index as u16))
     }
 }
 
@@ -118,14 +149,6 @@ const fn same(a: &str, b: &str) -> bool {
     true
 }
 
-impl PartialEq for Permission {
-    fn eq(&self, other: &Self) -> bool {
-        std::ptr::eq(self.0, other.0) || self.0 == other.0
-    }
-}
-
-impl Eq for Permission {}
-
 impl PartialOrd for Permission {
     fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
         Some(self.cmp(other))
@@ -134,13 +157,18 @@ impl PartialOrd for Permission {
 
 impl Ord for Permission {
     fn cmp(&self, other: &Self) -> std::cmp::Ordering {
-        (self.0.resource, self.0.verb).cmp(&(other.0.resource, other.0.verb))
+        let names = |permission: &Permission| {
+            let Entry { family, resource, verb, .. } = permission.entry();
+            (*family, *resource, *verb)
+        };
+        names(self).cmp(&names(other))
     }
 }
 
 impl fmt::Display for Permission {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "k8s:{}:{}", self.0.resource, self.0.verb)
+        let Entry { family, resource, verb, .. } = self.entry();
+        write!(f, "{family}:{resource}:{verb}")
     }
 }
 
@@ -156,6 +184,10 @@ impl Serialize for Permission {
     }
 }
 
+/// Family of the rights on the cluster.
+const KUBERNETES: &str = "k8s";
+/// Family of the rights on the endpoint itself.
+const ENDPOINT: &str = "mcp";
 const CORE: &str = "";
 const APPS: &str = "apps";
 
@@ -163,6 +195,8 @@ const APPS: &str = "apps";
 macro_rules! entry {
     ($resource:literal, $verb:literal, $class:ident, $group:expr, $real:literal, $verbs:expr) => {
         Entry {
+            family: KUBERNETES,
+            place: Place::Namespaces,
             resource: $resource,
             verb: $verb,
             class: Class::$class,
@@ -172,9 +206,16 @@ macro_rules! entry {
 }
 
 /// The table. Permissions on Secrets are not in it: a role cannot grant them.
-pub(crate) static CATALOGUE: [Entry; 17] = [
+pub(crate) static CATALOGUE: [Entry; 18] = [
     // The list of namespaces shows those in which the caller may do anything; watching namespaces is in the baseline.
-    Entry { resource: "namespaces", verb: "list", class: Class::Read, rules: &[] },
+    Entry {
+        family: KUBERNETES,
+        place: Place::Namespaces,
+        resource: "namespaces",
+        verb: "list",
+        class: Class::Read,
+        rules: &[],
+    },
     entry!("pods", "get", Read, CORE, "pods", ["get"]),
     entry!("pods", "list", Read, CORE, "pods", ["list"]),
     entry!("pods", "watch", Read, CORE, "pods", ["watch"]),
@@ -194,6 +235,15 @@ pub(crate) static CATALOGUE: [Entry; 17] = [
     entry!("deployments", "restart", Write, APPS, "deployments", ["get", "patch"]),
     entry!("replicasets", "get", Read, APPS, "replicasets", ["get"]),
     entry!("replicasets", "list", Read, APPS, "replicasets", ["list"]),
+    // Who the caller is and what it may do, as the endpoint sees it.
+    Entry {
+        family: ENDPOINT,
+        place: Place::Endpoint,
+        resource: "tools",
+        verb: "access_whoami",
+        class: Class::Read,
+        rules: &[],
+    },
 ];
 
 #[cfg(test)]
@@ -204,7 +254,7 @@ mod tests {
     fn every_permission_is_found_by_its_name_and_only_once() {
         for permission in Permission::all() {
             let entry = permission.entry();
-            assert_eq!(Permission::named(entry.resource, entry.verb), Some(permission));
+            assert_eq!(Permission::find(entry.family, entry.resource, entry.verb), Some(permission));
             let same = Permission::all().filter(|other| *other == permission).count();
             assert_eq!(same, 1, "{permission} is in the table twice");
         }

@@ -5,66 +5,88 @@
 //! For example, a caller with the role `viewer` of namespace `agents`, which holds `k8s:pods:*`, gets a permit for
 //! (`k8s:pods:list`, namespace `agents`) and a denial for (`k8s:pods:list`, namespace `kube-system`).
 //!
-//! Deny is the default and roles only add. No I/O, no clock.
+//! Deny is the default and roles only add. A tenant only takes away. No I/O, no clock.
 
 pub(crate) mod catalogue;
+mod grants;
+pub(crate) mod inheritance;
 #[cfg(test)]
 mod model;
 pub(crate) mod permission;
 #[cfg(test)]
 pub(crate) mod random;
 pub(crate) mod role;
+pub(crate) mod scope;
 mod suggestion;
+mod violation;
 
 use std::fmt;
 use std::sync::Arc;
 
+use catalogue::Place;
 pub(crate) use catalogue::{Class, Permission};
+pub(crate) use grants::{Confinement, Grants, GrantsKey, Roles};
+pub(crate) use inheritance::Parent;
 pub(crate) use permission::within_scopes;
-pub(crate) use role::{Role, RoleId, Scope};
+pub(crate) use role::{Role, RoleId};
+pub(crate) use scope::{NamespaceLabels, Scope};
 pub(crate) use suggestion::suggestion;
+pub(crate) use violation::Violation;
 
 /// What a call acts on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Target<'a> {
     /// Somewhere, not known yet: used for listing tools and for lists that fan out over what is permitted.
     Anywhere,
-    /// One namespace.
+    /// One namespace. The empty name stands for all of them, as it does to the API server, and needs the right on all.
     Namespace(&'a str),
 }
 
 /// Proof that [`authorize`] said yes. It can be made nowhere else, and tools cannot be called without one.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub(crate) struct Permit {
+    permission: Permission,
     namespaces: Namespaces,
-    role: RoleId,
+    role: Arc<Role>,
 }
 
 /// The namespaces that a permit covers.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 enum Namespaces {
     /// Exactly this one.
     One(String),
-    /// Every one that a scope of these covers.
-    Within(Vec<Scope>),
+    /// Every one that a role among these covers and the caller's tenant has.
+    Within(Grants),
+    /// None: it is for the endpoint itself.
+    None,
 }
 
 impl Permit {
     /// The role that decided.
     pub(crate) fn role(&self) -> &RoleId {
-        &self.role
+        self.role.id()
+    }
+
+    /// What of the role decided: the pattern, and where the role has it from.
+    pub(crate) fn rule(&self) -> String {
+        let Some(source) = self.role.source(self.permission) else { return String::new() };
+        match &source.inherited_from {
+            Some(parent) => format!("{} inherited from {parent}", source.pattern),
+            None => source.pattern.to_string(),
+        }
     }
 
     /// Whether the permit covers every namespace, so that one cluster-wide list will do.
     pub(crate) fn is_cluster_wide(&self) -> bool {
-        matches!(&self.namespaces, Namespaces::Within(scopes) if scopes.contains(&Scope::All))
+        matches!(&self.namespaces, Namespaces::Within(grants) if grants.is_unbounded())
     }
 
     /// Whether the permit covers the namespace.
     pub(crate) fn covers(&self, namespace: &str) -> bool {
         match &self.namespaces {
             Namespaces::One(one) => one == namespace,
-            Namespaces::Within(scopes) => scopes.iter().any(|scope| scope.covers(namespace)),
+            Namespaces::Within(grants) => grants.reach(namespace),
+            Namespaces::None => false,
         }
     }
 }
@@ -72,53 +94,110 @@ impl Permit {
 /// Why an action was refused. The text is for the audit; callers get a shorter one.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) struct Denial {
-    /// The permission that no role grants there.
+    /// The permission that was asked for.
     pub(crate) permission: Permission,
-    /// The namespace, or none for "anywhere".
+    /// The namespace, or none for "anywhere". Empty: every one.
     pub(crate) namespace: Option<String>,
     /// Number of roles that were asked.
     pub(crate) roles: usize,
+    /// What was against it.
+    pub(crate) cause: Cause,
+}
+
+/// What is against an action.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Cause {
+    /// No role grants it there.
+    NoRole,
+    /// The caller belongs to a tenant, and the namespace to another one or to none.
+    OtherTenant {
+        /// Tenant of the caller.
+        tenant: String,
+        /// Tenant of the namespace.
+        owner: Option<String>,
+    },
+    /// The caller must belong to a tenant and does not.
+    NoTenant,
+}
+
+impl Cause {
+    /// Whether the caller tried to cross the border of a tenant.
+    pub(crate) fn is_tenancy(&self) -> bool {
+        *self != Cause::NoRole
+    }
 }
 
 impl fmt::Display for Denial {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "none of {} roles grants {} ", self.roles, self.permission)?;
-        match &self.namespace {
-            Some(namespace) => write!(f, "in namespace {namespace:?}"),
-            None => f.write_str("anywhere"),
+        let place = match self.namespace.as_deref() {
+            Some("") => "in every namespace".to_owned(),
+            Some(namespace) => format!("in namespace {namespace:?}"),
+            None => "anywhere".to_owned(),
+        };
+        match &self.cause {
+            Cause::NoRole => write!(f, "none of {} roles grants {} {place}", self.roles, self.permission),
+            Cause::OtherTenant { tenant, owner } => {
+                let owner =
+                    owner.as_ref().map_or("no tenant".to_owned(), |owner| format!("tenant {owner:?}"));
+                write!(
+                    f,
+                    "the caller belongs to tenant {tenant:?} and asked for {} {place}, of {owner}",
+                    self.permission
+                )
+            }
+            Cause::NoTenant => write!(f, "the caller belongs to no tenant and asked for {}", self.permission),
         }
     }
 }
 
-/// Decides whether the roles allow the permission on the target.
+/// Decides whether the grants allow the permission on the target.
 ///
 /// # Errors
-/// [`Denial`] when no role grants it: deny is the default.
+/// [`Denial`] when no role grants it, or a tenant is in the way: deny is the default.
 pub(crate) fn authorize(
-    roles: &[Arc<Role>],
+    grants: &Grants,
     permission: Permission,
     target: Target<'_>,
 ) -> Result<Permit, Denial> {
-    let granting = roles.iter().filter(|role| role.grants(permission));
-    let denial = |namespace: Option<&str>| Denial {
-        permission,
-        namespace: namespace.map(str::to_owned),
-        roles: roles.len(),
+    let namespace = match target {
+        Target::Namespace(namespace) => Some(namespace),
+        Target::Anywhere => None,
     };
-    match target {
-        Target::Namespace(namespace) => granting
-            .into_iter()
-            .find(|role| role.scope().covers(namespace))
-            .map(|role| Permit { namespaces: Namespaces::One(namespace.to_owned()), role: role.id().clone() })
-            .ok_or_else(|| denial(Some(namespace))),
-        Target::Anywhere => {
-            let granting: Vec<_> = granting.filter(|role| !role.scope().is_empty()).collect();
-            let first = granting.first().ok_or_else(|| denial(None))?;
-            Ok(Permit {
-                namespaces: Namespaces::Within(granting.iter().map(|role| role.scope().clone()).collect()),
-                role: first.id().clone(),
-            })
-        }
+    let denial =
+        |cause| Denial { permission, namespace: namespace.map(str::to_owned), roles: grants.count(), cause };
+    if let Some(cause) = outside_tenant(grants, permission, namespace) {
+        return Err(denial(cause));
+    }
+    let permit = |role: &Arc<Role>, namespaces| Permit { permission, namespaces, role: role.clone() };
+    let decided = match (permission.entry().place, namespace) {
+        (Place::Endpoint, _) => grants.at_all(permission).map(|role| permit(role, Namespaces::None)),
+        (Place::Namespaces, Some("")) => grants.everywhere(permission).map(|role| {
+            let within = grants.somewhere(permission).unwrap_or_default();
+            permit(role, Namespaces::Within(within))
+        }),
+        (Place::Namespaces, Some(namespace)) => grants
+            .inside(permission, namespace)
+            .map(|role| permit(role, Namespaces::One(namespace.to_owned()))),
+        (Place::Namespaces, None) => grants.somewhere(permission).and_then(|within| {
+            let role = within.at_all(permission)?.clone();
+            Some(permit(&role, Namespaces::Within(within)))
+        }),
+    };
+    decided.ok_or_else(|| denial(Cause::NoRole))
+}
+
+/// What of the caller's tenant is against the action, whatever the roles say.
+fn outside_tenant(grants: &Grants, permission: Permission, namespace: Option<&str>) -> Option<Cause> {
+    match (grants.confinement(), namespace) {
+        (Confinement::None, _) => None,
+        (Confinement::Nowhere, _) => Some(Cause::NoTenant),
+        (Confinement::Tenant(_), _) if permission.entry().place == Place::Endpoint => None,
+        (Confinement::Tenant(_), None) => None,
+        (Confinement::Tenant(_), Some(namespace)) if grants.is_open(namespace) => None,
+        (Confinement::Tenant(tenant), Some(namespace)) => Some(Cause::OtherTenant {
+            tenant: tenant.to_string(),
+            owner: grants.tenant_of(namespace).map(str::to_owned),
+        }),
     }
 }
 

@@ -45,8 +45,6 @@ pub(super) struct Meaning {
     namespaces: BTreeSet<String>,
     /// Whether it counts in every namespace there is.
     pub(super) everywhere: bool,
-    /// Whether it names namespaces and yet counts in none: `kube-*` matches nothing that it may match.
-    pub(super) shut: bool,
     own_namespace: Option<String>,
     servers: Vec<(String, String)>,
 }
@@ -76,8 +74,12 @@ impl Meaning {
         let namespaces: BTreeSet<String> = conceivable
             .filter(|namespace| everywhere || names.iter().any(|name| is_meant(name, namespace, world)))
             .collect();
-        let shut = namespaces.is_empty() && !names.is_empty();
-        Some(Self { permissions, namespaces, everywhere, shut, own_namespace, servers: role.servers.clone() })
+        // A pattern that can match nothing is a slip.
+        let matches_nothing = |name: &String| name.contains('*') && name.starts_with("kube-");
+        if names.iter().any(matches_nothing) {
+            return None;
+        }
+        Some(Self { permissions, namespaces, everywhere, own_namespace, servers: role.servers.clone() })
     }
 
     /// Whether the permission is among the role's, wherever it counts.

@@ -1,6 +1,6 @@
-//! Patterns of permissions, as roles write them: `k8s:<resource>[.<group>]:<verb>` with wildcards.
+//! Patterns of permissions, as roles write them: `k8s:<resource>[.<group>]:<verb>` and `mcp:tools:<name>` with wildcards.
 //!
-//! `*` stands for one whole segment, or at the end for all that follows: `k8s:pods:*`, `k8s:*:list`, `k8s:*`.
+//! `*` stands for one whole segment, or at the end for all that follows: `k8s:pods:*`, `k8s:*:list`, `k8s:*`, `*`.
 
 use std::fmt;
 
@@ -9,12 +9,9 @@ use super::catalogue::Permission;
 /// Most characters of a pattern, as in the schema of the kinds.
 pub(crate) const MAX_LENGTH: usize = 128;
 
-/// A valid pattern.
+/// A valid pattern: one to three segments. After the last one, which is then a wildcard, anything may follow.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(crate) struct Pattern {
-    resource: Segment,
-    verb: Segment,
-}
+pub(crate) struct Pattern(Vec<Segment>);
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum Segment {
@@ -46,14 +43,14 @@ pub(crate) enum ParsePattern {
     /// It is longer than [`MAX_LENGTH`].
     #[error("is longer than {MAX_LENGTH} characters")]
     TooLong,
-    /// It does not begin with `k8s:`.
-    #[error("must begin with \"k8s:\"")]
+    /// It begins with something else than a family of permissions.
+    #[error("must begin with \"k8s:\" or \"mcp:\"")]
     Prefix,
     /// It has too few or too many segments.
-    #[error("must have the form k8s:<resource>:<verb>")]
+    #[error("must have the form k8s:<resource>:<verb> or mcp:tools:<name>")]
     Segments,
-    /// A segment has other characters than lower-case letters, digits and `-`, or mixes them with `*`.
-    #[error("segment {0:?} must be lower-case letters, digits and '-', or '*' alone")]
+    /// A segment has other characters than lower-case letters, digits, `-` and `_`, or mixes them with `*`.
+    #[error("segment {0:?} must be lower-case letters, digits, '-' and '_', or '*' alone")]
     Segment(String),
     /// The group after the resource's dot is not the resource's.
     #[error("group {0:?} is not the group of {1:?}")]
@@ -72,14 +69,18 @@ impl Pattern {
         if text.len() > MAX_LENGTH {
             return Err(ParsePattern::TooLong);
         }
-        let rest = text.strip_prefix("k8s:").ok_or(ParsePattern::Prefix)?;
-        let segments: Vec<&str> = rest.split(':').collect();
-        let (resource, verb) = match segments[..] {
-            ["*"] => (Segment::Any, Segment::Any),
-            [resource, verb] => (resource_segment(resource)?, segment(verb)?),
-            _ => return Err(ParsePattern::Segments),
-        };
-        let pattern = Self { resource, verb };
+        let texts: Vec<&str> = text.split(':').collect();
+        if !matches!(texts[0], "k8s" | "mcp" | "*") {
+            return Err(ParsePattern::Prefix);
+        }
+        if texts.len() > 3 || texts.len() < 3 && texts.last() != Some(&"*") {
+            return Err(ParsePattern::Segments);
+        }
+        let segments = texts.iter().enumerate().map(|(position, text)| match position {
+            1 => resource_segment(text),
+            _ => segment(text),
+        });
+        let pattern = Self(segments.collect::<Result<_, _>>()?);
         if !Permission::all().any(|permission| pattern.matches(permission)) {
             return Err(ParsePattern::Unknown);
         }
@@ -89,7 +90,8 @@ impl Pattern {
     /// Whether the permission is one of those that the pattern stands for.
     pub(crate) fn matches(&self, permission: Permission) -> bool {
         let entry = permission.entry();
-        self.resource.matches(entry.resource) && self.verb.matches(entry.verb)
+        let names = [entry.family, entry.resource, entry.verb];
+        self.0.iter().zip(names).all(|(segment, name)| segment.matches(name))
     }
 }
 
@@ -100,10 +102,11 @@ pub(crate) fn within_scopes(scopes: &[String], permission: Permission) -> bool {
 
 impl fmt::Display for Pattern {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match (&self.resource, &self.verb) {
-            (Segment::Any, Segment::Any) => f.write_str("k8s:*"),
-            (resource, verb) => write!(f, "k8s:{resource}:{verb}"),
+        for (position, segment) in self.0.iter().enumerate() {
+            let colon = if position == 0 { "" } else { ":" };
+            write!(f, "{colon}{segment}")?;
         }
+        Ok(())
     }
 }
 
@@ -111,7 +114,7 @@ fn segment(text: &str) -> Result<Segment, ParsePattern> {
     if text == "*" {
         return Ok(Segment::Any);
     }
-    let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+    let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-' || c == '_';
     if text.is_empty() || !text.chars().all(plain) {
         return Err(ParsePattern::Segment(text.to_owned()));
     }
@@ -158,8 +161,14 @@ mod tests {
     fn a_wildcard_stands_for_one_segment_or_for_all_that_follow() {
         assert!(names("k8s:pods:*").iter().all(|name| name.starts_with("k8s:pods:")));
         assert!(names("k8s:*:list").iter().all(|name| name.ends_with(":list")));
-        assert_eq!(names("k8s:*").len(), Permission::all().count());
+        let of_cluster = Permission::all().filter(|permission| permission.entry().family == "k8s");
+        assert_eq!(names("k8s:*").len(), of_cluster.count());
         assert_eq!(names("k8s:*:*"), names("k8s:*"));
+        assert_eq!(names("mcp:*"), ["mcp:tools:access_whoami"]);
+        for everything in ["*", "*:*", "*:*:*"] {
+            assert_eq!(names(everything).len(), Permission::all().count(), "{everything}");
+        }
+        assert_eq!(names("*:pods:list"), ["k8s:pods:list"]);
     }
 
     #[test]
@@ -177,7 +186,7 @@ mod tests {
     #[test]
     fn a_broken_pattern_is_refused_with_its_reason() {
         assert_eq!(Pattern::parse("pods:list"), Err(ParsePattern::Prefix));
-        assert_eq!(Pattern::parse("*"), Err(ParsePattern::Prefix));
+        assert_eq!(Pattern::parse("aws:pods:list"), Err(ParsePattern::Prefix));
         assert_eq!(Pattern::parse("k8s:pods"), Err(ParsePattern::Segments));
         assert_eq!(Pattern::parse("k8s:pods:list:now"), Err(ParsePattern::Segments));
         assert_eq!(Pattern::parse("k8s:po*:list"), Err(ParsePattern::Segment("po*".into())));
@@ -198,13 +207,13 @@ mod tests {
         assert!(
             !within(&[])
                 && !within(&["k8s:pods:get"])
-                && !within(&["mcp:tools", "openid", "*", "k8s:po*:list"])
+                && !within(&["mcp:tools", "mcp:*", "openid", "k8s:po*:list"])
         );
     }
 
     proptest! {
         #[test]
-        fn parsing_never_panics_and_what_parses_reads_back(text in "(k8s:)?[a-z*:.]{0,20}") {
+        fn parsing_never_panics_and_what_parses_reads_back(text in "(k8s:|mcp:)?[a-z*:._]{0,20}") {
             if let Ok(pattern) = Pattern::parse(&text) {
                 prop_assert_eq!(Pattern::parse(&pattern.to_string()), Ok(pattern));
             }

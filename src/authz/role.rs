@@ -8,7 +8,9 @@ use std::fmt;
 use crate::api::{ClusterMcpRole, McpRole, RoleKind, Subject, SubjectKind, names};
 
 use super::catalogue::Permission;
+use super::inheritance::{InvalidParent, Parents, Source, inherited};
 use super::permission::{ParsePattern, Pattern};
+use super::scope::{NamespaceLabels, Scope};
 
 /// A role by kind, namespace and name.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -30,91 +32,15 @@ impl fmt::Display for RoleId {
     }
 }
 
-/// The namespaces in which a role counts.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Scope {
-    /// One namespace.
-    Namespace(String),
-    /// Those that one of the patterns matches.
-    Patterns(Vec<NamespacePattern>),
-    /// Every namespace there is.
-    All,
-}
-
-impl Scope {
-    /// Whether the namespace is inside.
-    pub(crate) fn covers(&self, namespace: &str) -> bool {
-        match self {
-            Scope::Namespace(own) => own == namespace,
-            Scope::Patterns(patterns) => patterns.iter().any(|p| p.matches(namespace)),
-            Scope::All => true,
-        }
-    }
-
-    /// What was written: names and patterns. None: every namespace.
-    pub(crate) fn written(&self) -> Option<Vec<&str>> {
-        match self {
-            Scope::Namespace(own) => Some(vec![own]),
-            Scope::Patterns(patterns) => Some(patterns.iter().map(|pattern| pattern.text.as_str()).collect()),
-            Scope::All => None,
-        }
-    }
-
-    /// Whether no namespace at all can be inside.
-    pub(crate) fn is_empty(&self) -> bool {
-        matches!(self, Scope::Patterns(patterns) if patterns.is_empty())
-    }
-}
-
-/// A namespace by name or by pattern.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct NamespacePattern {
-    text: String,
-    operator_namespace: String,
-}
-
-impl NamespacePattern {
-    /// Whether the namespace matches. A pattern with `*` matches neither `kube-*` nor the operator's own namespace:
-    /// only their literal names do, so that nobody reaches them by accident.
-    pub(crate) fn matches(&self, namespace: &str) -> bool {
-        if !self.text.contains('*') {
-            return self.text == namespace;
-        }
-        let protected = namespace.starts_with("kube-") || namespace == self.operator_namespace;
-        !protected && wildcard(&self.text, namespace)
-    }
-}
-
-/// Whether the text matches the pattern, where `*` stands for any run of characters.
-///
-/// Two pointers and one point to come back to: linear in practice, quadratic at worst, never exponential.
-pub(crate) fn wildcard(pattern: &str, text: &str) -> bool {
-    let (pattern, text) = (pattern.as_bytes(), text.as_bytes());
-    let (mut p, mut t) = (0, 0);
-    let mut star: Option<(usize, usize)> = None;
-    while t < text.len() {
-        if pattern.get(p) == Some(&b'*') {
-            star = Some((p, t));
-            p += 1;
-        } else if pattern.get(p) == Some(&text[t]) {
-            p += 1;
-            t += 1;
-        } else if let Some((star_p, star_t)) = star {
-            star = Some((star_p, star_t + 1));
-            p = star_p + 1;
-            t = star_t + 1;
-        } else {
-            return false;
-        }
-    }
-    pattern[p..].iter().all(|byte| *byte == b'*')
-}
-
 /// A role that grants.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Role {
     id: RoleId,
+    /// Sorted, each once.
     permissions: Vec<Permission>,
+    /// What grants each of them, in the same order: a position among the sources.
+    granted_by: Vec<usize>,
+    sources: Vec<Source>,
     scope: Scope,
     servers: Servers,
     subjects: Vec<Holder>,
@@ -160,9 +86,17 @@ pub(crate) enum InvalidRole {
         /// What is wrong with it.
         source: ParsePattern,
     },
-    /// The list of permissions is empty.
-    #[error("spec.permissions: name at least one permission")]
+    /// There are neither permissions nor roles to inherit from.
+    #[error("spec.permissions: name at least one permission, or a role in spec.inherits")]
     NoPermissions,
+    /// Nothing can be inherited from a role.
+    #[error("spec.inherits[{index}]: {source}")]
+    Inherits {
+        /// Position in the list.
+        index: usize,
+        /// Why not.
+        source: InvalidParent,
+    },
     /// A namespace is neither a name nor a pattern.
     #[error("spec.namespaces[{index}]: {text:?} must be a namespace or a pattern such as \"feature-*\"")]
     Namespace {
@@ -171,9 +105,30 @@ pub(crate) enum InvalidRole {
         /// What stands there.
         text: String,
     },
-    /// Patterns and all namespaces at once.
-    #[error("spec.allNamespaces: remove spec.namespaces, or set spec.allNamespaces to false")]
+    /// A pattern of which nothing that it matches may be reached by a pattern.
+    #[error(
+        "spec.namespaces[{index}]: {text:?} matches nothing: namespaces of the system count by their whole names only"
+    )]
+    ProtectedPattern {
+        /// Position in the list.
+        index: usize,
+        /// What stands there.
+        text: String,
+    },
+    /// More than one of patterns, a selector and all namespaces.
+    #[error("spec.namespaces, spec.namespaceSelector and spec.allNamespaces exclude each other: keep one")]
     TwoScopes,
+    /// A selector without requirements.
+    #[error("spec.namespaceSelector: name at least one label; for every namespace set spec.allNamespaces")]
+    EmptySelector,
+    /// A requirement of a selector that is none.
+    #[error(
+        "spec.namespaceSelector.matchExpressions[{index}]: the operators are In and NotIn with values, Exists and DoesNotExist without"
+    )]
+    Selector {
+        /// Position in the list.
+        index: usize,
+    },
     /// A cluster role names no server.
     #[error("spec.servers: name at least one server")]
     NoServers,
@@ -203,58 +158,57 @@ impl InvalidRole {
 }
 
 impl Role {
-    /// Converts a namespaced role.
+    /// Converts a namespaced role. The parents are the roles of its namespace.
     ///
     /// # Errors
     /// [`InvalidRole`] names the field at fault.
-    pub(crate) fn from_role(role: &McpRole) -> Result<Self, InvalidRole> {
+    pub(crate) fn from_role(role: &McpRole, parents: Parents<'_>) -> Result<Self, InvalidRole> {
         let namespace = role.metadata.namespace.clone().unwrap_or_default();
         let named = |name: &String| (namespace.clone(), name.clone());
         let servers = match role.spec.servers.as_slice() {
             [] => Servers::Namespace(namespace.clone()),
             names => Servers::Named(names.iter().map(named).collect()),
         };
-        Ok(Self {
-            id: RoleId {
-                kind: RoleKind::McpRole,
-                namespace: namespace.clone(),
-                name: role.metadata.name.clone().unwrap_or_default(),
-            },
-            permissions: permissions(&role.spec.permissions)?,
-            subjects: holders(&role.spec.subjects, Some(&namespace))?,
-            scope: Scope::Namespace(namespace),
-            servers,
-        })
+        let name = role.metadata.name.clone().unwrap_or_default();
+        let sources = sources(&name, &role.spec.permissions, &role.spec.inherits, parents)?;
+        let subjects = holders(&role.spec.subjects, Some(&namespace))?;
+        let id = RoleId { kind: RoleKind::McpRole, namespace: namespace.clone(), name };
+        Ok(Self::new(id, sources, Scope::Namespace(namespace), servers, subjects))
     }
 
-    /// Converts a cluster-scoped role. Patterns leave the operator's own namespace out.
+    /// Converts a cluster-scoped role. Patterns and selectors leave the operator's own namespace out. The parents are
+    /// the other cluster-scoped roles.
     ///
     /// # Errors
     /// [`InvalidRole`] names the field at fault.
     pub(crate) fn from_cluster_role(
         role: &ClusterMcpRole,
         operator_namespace: &str,
+        namespaces: &NamespaceLabels,
+        parents: Parents<'_>,
     ) -> Result<Self, InvalidRole> {
-        let scope = match (role.spec.all_namespaces, role.spec.namespaces.as_slice()) {
-            (true, []) => Scope::All,
-            (true, _) => return Err(InvalidRole::TwoScopes),
-            (false, names) => Scope::Patterns(namespace_patterns(names, operator_namespace)?),
-        };
+        let scope = Scope::of(&role.spec, operator_namespace, namespaces)?;
         if role.spec.servers.is_empty() {
             return Err(InvalidRole::NoServers);
         }
         let named = role.spec.servers.iter().map(|s| (s.namespace.clone(), s.name.clone()));
-        Ok(Self {
-            id: RoleId {
-                kind: RoleKind::ClusterMcpRole,
-                namespace: String::new(),
-                name: role.metadata.name.clone().unwrap_or_default(),
-            },
-            permissions: permissions(&role.spec.permissions)?,
-            subjects: holders(&role.spec.subjects, None)?,
-            scope,
-            servers: Servers::Named(named.collect()),
-        })
+        let name = role.metadata.name.clone().unwrap_or_default();
+        let sources = sources(&name, &role.spec.permissions, &role.spec.inherits, parents)?;
+        let subjects = holders(&role.spec.subjects, None)?;
+        let id = RoleId { kind: RoleKind::ClusterMcpRole, namespace: String::new(), name };
+        Ok(Self::new(id, sources, scope, Servers::Named(named.collect()), subjects))
+    }
+
+    /// Of two sources that grant the same, the first one counts as what decided.
+    fn new(id: RoleId, sources: Vec<Source>, scope: Scope, servers: Servers, subjects: Vec<Holder>) -> Self {
+        let first = |permission: Permission| {
+            let found = sources.iter().position(|source| source.pattern.matches(permission));
+            found.map(|source| (permission, source))
+        };
+        let mut granted: Vec<(Permission, usize)> = Permission::all().filter_map(first).collect();
+        granted.sort();
+        let (permissions, granted_by) = granted.into_iter().unzip();
+        Self { id, permissions, granted_by, sources, scope, servers, subjects }
     }
 
     /// Kind, namespace and name.
@@ -282,6 +236,12 @@ impl Role {
         self.permissions.binary_search(&permission).is_ok()
     }
 
+    /// What of the role grants the permission: the pattern, and the role that it was inherited from.
+    pub(crate) fn source(&self, permission: Permission) -> Option<&Source> {
+        let index = self.permissions.binary_search(&permission).ok()?;
+        self.sources.get(self.granted_by[index])
+    }
+
     /// Whether the role counts for the server.
     pub(crate) fn selects(&self, namespace: &str, server: &str) -> bool {
         match &self.servers {
@@ -291,22 +251,25 @@ impl Role {
     }
 }
 
-fn permissions(texts: &[String]) -> Result<Vec<Permission>, InvalidRole> {
-    if texts.is_empty() {
+/// Every pattern of a role, its own before those that it inherits.
+fn sources(
+    own: &str,
+    texts: &[String],
+    inherits: &[String],
+    parents: Parents<'_>,
+) -> Result<Vec<Source>, InvalidRole> {
+    if texts.is_empty() && inherits.is_empty() {
         return Err(InvalidRole::NoPermissions);
     }
-    let mut granted = Vec::new();
-    for (index, text) in texts.iter().enumerate() {
-        let pattern = Pattern::parse(text).map_err(|source| InvalidRole::Permission {
-            index,
-            text: text.clone(),
-            source,
-        })?;
-        granted.extend(Permission::all().filter(|permission| pattern.matches(*permission)));
-    }
-    granted.sort();
-    granted.dedup();
-    Ok(granted)
+    let parse = |(index, text): (usize, &String)| match Pattern::parse(text) {
+        Ok(pattern) => Ok(Source { pattern, inherited_from: None }),
+        Err(source) => Err(InvalidRole::Permission { index, text: text.clone(), source }),
+    };
+    let mut sources: Vec<Source> = texts.iter().enumerate().map(parse).collect::<Result<_, _>>()?;
+    let parents = inherited(own, inherits, parents)
+        .map_err(|(index, source)| InvalidRole::Inherits { index, source })?;
+    sources.extend(parents);
+    Ok(sources)
 }
 
 /// Who holds a role. In a cluster role every user and group names its issuer, because the administrator of one server
@@ -332,21 +295,4 @@ fn holders(subjects: &[Subject], namespace: Option<&str>) -> Result<Vec<Holder>,
         })
     };
     subjects.iter().enumerate().map(convert).collect()
-}
-
-fn namespace_patterns(
-    texts: &[String],
-    operator_namespace: &str,
-) -> Result<Vec<NamespacePattern>, InvalidRole> {
-    let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-' || c == '*';
-    texts
-        .iter()
-        .enumerate()
-        .map(|(index, text)| {
-            if text.is_empty() || text.len() > 63 || !text.chars().all(plain) {
-                return Err(InvalidRole::Namespace { index, text: text.clone() });
-            }
-            Ok(NamespacePattern { text: text.clone(), operator_namespace: operator_namespace.to_owned() })
-        })
-        .collect()
 }

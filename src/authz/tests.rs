@@ -1,6 +1,6 @@
 use serde_json::json;
 
-use super::role::wildcard;
+use super::scope::wildcard;
 use super::*;
 use crate::api::{ClusterMcpRole, McpRole};
 
@@ -13,7 +13,7 @@ fn role(permissions: &[&str]) -> Arc<Role> {
         "spec": {"permissions": permissions},
     }))
     .expect("a role");
-    Arc::new(Role::from_role(&role).expect("valid"))
+    Arc::new(Role::from_role(&role, &|_| None).expect("valid"))
 }
 
 fn cluster_role(spec: serde_json::Value) -> Result<Arc<Role>, role::InvalidRole> {
@@ -22,7 +22,7 @@ fn cluster_role(spec: serde_json::Value) -> Result<Arc<Role>, role::InvalidRole>
         "metadata": {"name": "fleet"}, "spec": spec,
     }))
     .expect("a role");
-    Role::from_cluster_role(&role, OPERATOR_NAMESPACE).map(Arc::new)
+    Role::from_cluster_role(&role, OPERATOR_NAMESPACE, &NamespaceLabels::new(), &|_| None).map(Arc::new)
 }
 
 fn fleet(namespaces: &[&str]) -> Arc<Role> {
@@ -33,8 +33,21 @@ fn fleet(namespaces: &[&str]) -> Arc<Role> {
     .expect("valid")
 }
 
+fn everywhere() -> Arc<Role> {
+    cluster_role(json!({
+        "permissions": ["k8s:pods:list"], "allNamespaces": true,
+        "servers": [{"namespace": "agents", "name": "ops"}],
+    }))
+    .expect("valid")
+}
+
 const LIST: Permission = Permission::of("pods", "list");
 const SCALE: Permission = Permission::of("deployments", "scale");
+
+/// Decides for somebody who holds all of these roles.
+fn authorize(roles: &[Arc<Role>], permission: Permission, target: Target<'_>) -> Result<Permit, Denial> {
+    super::authorize(&Grants::all_of(roles.iter().cloned()), permission, target)
+}
 
 #[test]
 fn without_a_role_everything_is_denied() {
@@ -54,8 +67,11 @@ fn a_role_grants_what_it_names_in_its_own_namespace_only() {
 }
 
 #[test]
-fn the_empty_namespace_is_no_namespace() {
+fn the_empty_namespace_means_all_and_needs_the_right_on_all() {
     assert!(authorize(&[role(&["k8s:*"])], LIST, Target::Namespace("")).is_err());
+    assert!(authorize(&[fleet(&["*"])], LIST, Target::Namespace("")).is_err());
+    let permit = authorize(&[everywhere()], LIST, Target::Namespace("")).expect("granted");
+    assert!(permit.is_cluster_wide());
 }
 
 #[test]
@@ -95,12 +111,7 @@ fn an_empty_list_of_namespaces_grants_nothing() {
 
 #[test]
 fn all_namespaces_must_be_said_and_then_means_all() {
-    let everywhere = cluster_role(json!({
-        "permissions": ["k8s:pods:list"], "allNamespaces": true,
-        "servers": [{"namespace": "agents", "name": "ops"}],
-    }))
-    .expect("valid");
-    let permit = authorize(&[everywhere], LIST, Target::Anywhere).expect("granted");
+    let permit = authorize(&[everywhere()], LIST, Target::Anywhere).expect("granted");
     assert!(permit.is_cluster_wide() && permit.covers("kube-system"));
 }
 

@@ -13,8 +13,9 @@ use serde::de::DeserializeOwned;
 use tokio_util::sync::CancellationToken;
 
 use crate::api::{ClusterMcpRole, McpApiKey, McpRole, McpServer, RoleKind, names};
+use crate::authz::{NamespaceLabels, Parent};
 use crate::k8s::queue::Queue;
-use crate::k8s::watch::{Change, Guarded, Mirror, follow};
+use crate::k8s::watch::{Change, Guarded, Mirror, find, follow};
 
 /// Label selector of everything that the operator makes.
 pub(super) const MANAGED: &str = "app.kubernetes.io/managed-by=portcullis";
@@ -116,6 +117,10 @@ impl Cluster {
         }
         let (namespace, name) = (change.object().namespace().unwrap_or_default(), change.object().name_any());
         self.queues.roles.push(&namespace, &name);
+        let inheriting = self.roles.state_filter(|role| {
+            role.namespace().as_deref() == Some(&namespace) && inherits(role, |role| &role.spec.inherits)
+        });
+        inheriting.iter().for_each(|role| self.queues.roles.push(&namespace, role.name_any()));
         self.look_at_servers(|server| server.namespace().as_deref() == Some(&namespace));
         self.look_at_keys(|key| {
             key.namespace().as_deref() == Some(&namespace) && refers_to(key, RoleKind::McpRole, &name)
@@ -128,15 +133,10 @@ impl Cluster {
         }
         let name = change.object().name_any();
         self.queues.cluster_roles.push("", &name);
-        let named: BTreeSet<(String, String)> = [&change.before, &change.after]
-            .into_iter()
-            .flatten()
-            .filter_map(|role| role.0.as_ref().ok())
-            .flat_map(|role| role.spec.servers.iter().map(|s| (s.namespace.clone(), s.name.clone())))
-            .collect();
-        self.look_at_servers(|server| {
-            named.contains(&(server.namespace().unwrap_or_default(), server.name_any()))
-        });
+        let inheriting = self.cluster_roles.state_filter(|role| inherits(role, |role| &role.spec.inherits));
+        inheriting.iter().for_each(|role| self.queues.cluster_roles.push("", role.name_any()));
+        let changed = [&change.before, &change.after].into_iter().flatten();
+        self.look_at_servers_of(changed.chain(&inheriting));
         self.look_at_keys(|key| refers_to(key, RoleKind::ClusterMcpRole, &name));
     }
 
@@ -149,6 +149,11 @@ impl Cluster {
         let exists = change.before.is_some() && change.after.is_some();
         // A namespace that comes or goes may be in the scope of any role; a label counts only for what is inside.
         self.look_at_servers(|server| !exists || server.namespace().as_deref() == Some(&name));
+        // Unless a role chooses its namespaces by their labels.
+        let selecting = self.cluster_roles.state_filter(|role| {
+            exists && role.0.as_ref().is_ok_and(|role| role.spec.namespace_selector.is_some())
+        });
+        self.look_at_servers_of(&selecting);
         self.look_at_keys(|key| key.namespace().as_deref() == Some(&name));
     }
 
@@ -170,6 +175,18 @@ impl Cluster {
         for server in self.servers.state_filter(|server| which(server)) {
             self.queues.servers.push(server.namespace().unwrap_or_default(), server.name_any());
         }
+    }
+
+    /// Asks for a look at the servers for which some of these roles count.
+    fn look_at_servers_of<'a>(&self, roles: impl IntoIterator<Item = &'a Arc<Guarded<ClusterMcpRole>>>) {
+        let named: BTreeSet<(String, String)> = roles
+            .into_iter()
+            .filter_map(|role| role.0.as_ref().ok())
+            .flat_map(|role| role.spec.servers.iter().map(|s| (s.namespace.clone(), s.name.clone())))
+            .collect();
+        self.look_at_servers(|server| {
+            named.contains(&(server.namespace().unwrap_or_default(), server.name_any()))
+        });
     }
 
     /// Whose subjects can come in at all depends on the servers that the role counts for.
@@ -195,11 +212,33 @@ impl Cluster {
         }
     }
 
+    /// Labels of every namespace, by name.
+    pub(super) fn namespace_labels(&self) -> NamespaceLabels {
+        let all = self.namespaces.state();
+        all.iter().map(|namespace| (namespace.name_any(), namespace.labels().clone())).collect()
+    }
+
+    /// What others inherit from an `McpRole`, if there is one of this name.
+    pub(super) fn role_parent(&self, namespace: &str, name: &str) -> Option<Parent> {
+        let found = find(&self.roles, namespace, name)?;
+        found.metadata.deletion_timestamp.is_none().then(|| Parent::from(&found))
+    }
+
+    /// What others inherit from a `ClusterMcpRole`, if there is one of this name.
+    pub(super) fn cluster_role_parent(&self, name: &str) -> Option<Parent> {
+        let found = find(&self.cluster_roles, "", name)?;
+        found.metadata.deletion_timestamp.is_none().then(|| Parent::from(&found))
+    }
+
     /// Names of the namespaces in which something can be made: those that are going away are left out.
     pub(super) fn namespace_names(&self) -> BTreeSet<String> {
         let lives = |namespace: &Guarded<Namespace>| namespace.meta().deletion_timestamp.is_none();
         self.namespaces.state_filter(|namespace| lives(namespace)).iter().map(|ns| ns.name_any()).collect()
     }
+}
+
+fn inherits<K: Resource>(role: &Guarded<K>, parents: impl Fn(&K) -> &Vec<String>) -> bool {
+    role.0.as_ref().is_ok_and(|role| !parents(role).is_empty())
 }
 
 fn refers_to(key: &Guarded<McpApiKey>, kind: RoleKind, name: &str) -> bool {

@@ -27,7 +27,9 @@ pub(super) async fn reconcile(
 ) -> Result<Outcome, Transient> {
     let Ok(role) = &object.0 else { return Ok(Outcome::Invalid(None)) };
     let api = Api::namespaced(context.client.clone(), &role.namespace().unwrap_or_default());
-    write(&context, &api, role, role.status.as_ref(), &Role::from_role(role)).await
+    let namespace = role.namespace().unwrap_or_default();
+    let converted = Role::from_role(role, &|name| context.cluster.role_parent(&namespace, name));
+    write(&context, &api, role, role.status.as_ref(), &converted).await
 }
 
 /// Reconciles a cluster-scoped role.
@@ -36,7 +38,12 @@ pub(super) async fn reconcile_cluster(
     object: Arc<Guarded<ClusterMcpRole>>,
 ) -> Result<Outcome, Transient> {
     let Ok(role) = &object.0 else { return Ok(Outcome::Invalid(None)) };
-    let converted = Role::from_cluster_role(role, &context.config.namespace);
+    let converted = Role::from_cluster_role(
+        role,
+        &context.config.namespace,
+        &context.cluster.namespace_labels(),
+        &|name| context.cluster.cluster_role_parent(name),
+    );
     write(&context, &Api::all(context.client.clone()), role, role.status.as_ref(), &converted).await
 }
 
@@ -127,13 +134,20 @@ fn role_status(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::authz::NamespaceLabels;
 
     fn status_of(spec: &str) -> McpRoleStatus {
         let text = format!(
             "{{apiVersion: portcullis.dev/v1alpha1, kind: McpRole, metadata: {{name: r, namespace: a, generation: 3}}, spec: {spec}}}"
         );
         let role: McpRole = serde_saphyr::from_str(&text).expect("a role");
-        role_status(&Role::from_role(&role), &[], None, role.metadata.generation, Timestamp::UNIX_EPOCH)
+        role_status(
+            &Role::from_role(&role, &|_| None),
+            &[],
+            None,
+            role.metadata.generation,
+            Timestamp::UNIX_EPOCH,
+        )
     }
 
     fn condition(spec: &str) -> (String, String, String) {
@@ -175,9 +189,10 @@ mod tests {
             "{{apiVersion: portcullis.dev/v1alpha1, kind: McpRole, metadata: {{name: r, namespace: a}}, spec: {{permissions: ['k8s:pods:list'], subjects: {subjects}}}}}"
         );
         let role: McpRole = serde_saphyr::from_str(&text).expect("a role");
-        let condition = role_status(&Role::from_role(&role), servers, None, Some(1), Timestamp::UNIX_EPOCH)
-            .conditions
-            .remove(0);
+        let condition =
+            role_status(&Role::from_role(&role, &|_| None), servers, None, Some(1), Timestamp::UNIX_EPOCH)
+                .conditions
+                .remove(0);
         assert_eq!(condition.status, "True");
         condition.message
     }
@@ -231,7 +246,8 @@ mod tests {
                 "{{apiVersion: portcullis.dev/v1alpha1, kind: ClusterMcpRole, metadata: {{name: r}}, spec: {{permissions: ['k8s:pods:list'], subjects: [{subject}], servers: [{{namespace: a, name: ops}}]}}}}"
             );
             let role: ClusterMcpRole = serde_saphyr::from_str(&text).expect("a role");
-            let converted = Role::from_cluster_role(&role, "portcullis-system");
+            let converted =
+                Role::from_cluster_role(&role, "portcullis-system", &NamespaceLabels::new(), &|_| None);
             let condition =
                 role_status(&converted, &[], None, Some(1), Timestamp::UNIX_EPOCH).conditions.remove(0);
             assert_eq!((condition.status.as_str(), condition.reason.as_str()), ("False", "Invalid"));

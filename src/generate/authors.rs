@@ -18,6 +18,8 @@ const CHECKS_PER_POLICY: usize = 26;
 const ROLES_PER_KEY: usize = 64;
 /// Roles of a key that one policy looks at; two checks ask first for the right to bind every role.
 const ROLES_PER_POLICY: usize = CHECKS_PER_POLICY - 2;
+/// Most roles that a role may name to inherit from, as in its schema.
+const PARENTS_PER_ROLE: usize = 16;
 /// Settled objects may be touched (finalizers, labels) without asking again who wrote them.
 const SPEC_CHANGED: &str = "oldObject == null || object.spec != oldObject.spec";
 
@@ -58,6 +60,7 @@ pub(super) fn file() -> File {
     let mut text = format!("{HEADER}{{{{- if .Values.admissionPolicies.enabled }}}}\n");
     for kind in [ROLE, CLUSTER_ROLE] {
         role_authors(&mut text, &kind);
+        inheritance(&mut text, &kind);
     }
     key_authors(&mut text);
     text.push_str("{{- end }}\n");
@@ -86,7 +89,7 @@ fn patterns(needed_by: &BTreeMap<&'static str, Vec<&'static str>>) -> String {
         .iter()
         .map(|(resource, verbs)| format!("([*]|{resource}([.].*)?):([*]|{})", verbs.join("|")))
         .collect::<Vec<_>>();
-    format!("^k8s:([*]|{})$", forms.join("|"))
+    format!("^([*]|(k8s|[*]):([*]|{}))$", forms.join("|"))
 }
 
 fn role_authors(text: &mut String, kind: &RoleKind) {
@@ -94,7 +97,9 @@ fn role_authors(text: &mut String, kind: &RoleKind) {
     for (index, slice) in rights.chunks(CHECKS_PER_POLICY).enumerate() {
         let name = numbered(kind.policy, index);
         policy(text, &name, kind.plural, SPEC_CHANGED);
-        text.push_str("  validations:\n");
+        text.push_str(
+            "  variables:\n    - name: permissions\n      expression: object.spec.?permissions.orValue([])\n  validations:\n",
+        );
         for (right, needed_by) in slice {
             let Right { group, resource, verb } = right;
             let asked = match resource.split_once('/') {
@@ -104,7 +109,7 @@ fn role_authors(text: &mut String, kind: &RoleKind) {
             let _ = write!(
                 text,
                 "    - expression: >-\n        \
-                 !object.spec.permissions.exists(p, p.matches('{}')) ||\n        \
+                 !variables.permissions.exists(p, p.matches('{}')) ||\n        \
                  authorizer.group('{group}').resource({asked}){}.check('{verb}').allowed()\n      \
                  message: spec.permissions names more than you may do, you do not hold {resource}:{verb} {}\n      \
                  reason: Forbidden\n",
@@ -115,6 +120,30 @@ fn role_authors(text: &mut String, kind: &RoleKind) {
         }
         binding(text, &name);
     }
+}
+
+/// Inheriting passes on what somebody else was trusted with, as binding does.
+fn inheritance(text: &mut String, kind: &RoleKind) {
+    let RoleKind { plural, scope, .. } = kind;
+    let name = format!("{}-inheritance", kind.policy);
+    policy(text, &name, plural, SPEC_CHANGED);
+    let _ = write!(
+        text,
+        "  variables:\n    - name: inherits\n      expression: object.spec.?inherits.orValue([])\n    \
+         - name: bindsEvery\n      expression: >-\n        \
+         authorizer.group('portcullis.dev').resource('{plural}'){scope}.check('bind').allowed()\n  validations:\n",
+    );
+    for position in 0..PARENTS_PER_ROLE {
+        let _ = write!(
+            text,
+            "    - expression: >-\n        \
+             variables.inherits.size() <= {position} || variables.bindsEvery ||\n        \
+             authorizer.group('portcullis.dev').resource('{plural}'){scope}.name(variables.inherits[{position}]).check('bind').allowed()\n      \
+             messageExpression: \"'spec.inherits[{position}]: you do not hold bind on ' + variables.inherits[{position}]\"\n      \
+             reason: Forbidden\n",
+        );
+    }
+    binding(text, &name);
 }
 
 fn key_authors(text: &mut String) {
@@ -173,7 +202,10 @@ fn binding(text: &mut String, name: &str) {
 
 #[cfg(test)]
 mod tests {
+    use kube::CustomResourceExt;
+
     use super::*;
+    use crate::api::{ClusterMcpRole, McpRole};
 
     #[test]
     fn every_verb_behind_the_catalogue_is_asked_for_by_both_kinds_of_role() {
@@ -197,6 +229,20 @@ mod tests {
                 false => policy.matches("authorizer.").count(),
             };
             assert!(checks <= CHECKS_PER_POLICY, "{checks} checks in one policy");
+        }
+    }
+
+    #[test]
+    fn every_role_that_a_role_may_inherit_from_is_looked_at() {
+        let (_, text) = file();
+        for position in 0..PARENTS_PER_ROLE {
+            assert_eq!(text.matches(&format!("inherits.size() <= {position} ||")).count(), 2, "{position}");
+        }
+        for crd in [McpRole::crd(), ClusterMcpRole::crd()] {
+            let schema = serde_json::to_value(crd).unwrap();
+            let inherits = &schema["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]
+                ["properties"]["inherits"];
+            assert_eq!(inherits["maxItems"], PARENTS_PER_ROLE);
         }
     }
 

@@ -98,7 +98,7 @@ fn escape_template(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::authz::Role;
+    use crate::authz::{NamespaceLabels, Role};
 
     #[test]
     fn the_generated_files_are_checked_in_as_the_code_makes_them() {
@@ -175,10 +175,13 @@ mod tests {
         for file in ["quickstart.yaml", "roles-presets.yaml", "authentication.yaml"] {
             for object in sample(file) {
                 let role = match object["kind"].as_str().unwrap() {
-                    "McpRole" => Role::from_role(&serde_json::from_value(object).unwrap()),
-                    "ClusterMcpRole" => {
-                        Role::from_cluster_role(&serde_json::from_value(object).unwrap(), "portcullis-system")
-                    }
+                    "McpRole" => Role::from_role(&serde_json::from_value(object).unwrap(), &|_| None),
+                    "ClusterMcpRole" => Role::from_cluster_role(
+                        &serde_json::from_value(object).unwrap(),
+                        "portcullis-system",
+                        &NamespaceLabels::new(),
+                        &|_| None,
+                    ),
                     _ => continue,
                 };
                 assert!(!role.unwrap().permissions().is_empty());

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use fixedbitset::FixedBitSet;
 use jiff::Timestamp;
 use kube::ResourceExt;
 
@@ -12,8 +13,8 @@ use super::Snapshot;
 use super::snapshot::asks_to_revoke;
 use crate::api::{AuthenticationSpec, BlockedKind, BlockedSubject, names};
 use crate::authn::{Identity, Method, Reason};
-use crate::authz::Role;
 use crate::authz::role::HolderName;
+use crate::authz::{Grants, Role, Roles};
 
 impl Snapshot {
     /// Judges a proved identity under this policy: whether it may come in, or stay, and which roles it has. The time and
@@ -26,9 +27,9 @@ impl Snapshot {
         identity: &Identity,
         client_ip: IpAddr,
         now: Timestamp,
-    ) -> Result<Arc<[Arc<Role>]>, Reason> {
+    ) -> Result<Grants, Reason> {
         if identity.method == Method::Operator {
-            return Ok(Arc::default());
+            return Ok(Grants::default());
         }
         let server = self.server.as_ref().ok_or(Reason::MethodDisabled)?;
         let authentication = &server.spec.authentication;
@@ -52,16 +53,20 @@ impl Snapshot {
                 let named = self.keys.get(id).filter(|key| key.record.identity == identity.subject);
                 let key = named.ok_or(Reason::UnknownKey)?;
                 key.record.usable(client_ip, now)?;
-                Ok(key.roles.clone())
+                Ok(self.grants(key.held.clone(), identity.tenant.as_deref()))
             }
-            None => Ok(self.holders.roles_of(identity)),
+            None => {
+                let held = self.holders.held_by(identity, self.roles.len());
+                Ok(self.grants(held.into(), identity.tenant.as_deref()))
+            }
         }
     }
 
     /// Who holds which role by proving who they are, in no order: the name, who must vouch for it, and the role.
     pub(crate) fn held(&self) -> impl Iterator<Item = (&HolderName, Option<&str>, &Arc<Role>)> {
         let all = self.holders.0.iter();
-        all.flat_map(|(name, held)| held.iter().map(move |(issuer, role)| (name, issuer.as_deref(), role)))
+        let all = all.flat_map(|(name, held)| held.iter().map(move |(issuer, role)| (name, issuer, role)));
+        all.map(|(name, issuer, role)| (name, issuer.as_deref(), self.roles.at(*role)))
     }
 }
 
@@ -103,30 +108,29 @@ fn names_caller(blocked: &BlockedSubject, identity: &Identity) -> bool {
 #[derive(Debug, Default)]
 pub(super) struct Holders(HashMap<HolderName, Vec<Held>>);
 
-/// A role that somebody holds, if this issuer vouches for them; none: if any does.
-type Held = (Option<String>, Arc<Role>);
+/// The position of a role that somebody holds, if this issuer vouches for them; none: if any does.
+type Held = (Option<String>, usize);
 
 impl Holders {
-    pub(super) fn of<'a>(roles: impl Iterator<Item = &'a Arc<Role>>) -> Self {
+    pub(super) fn of(roles: &Roles) -> Self {
         let mut held: HashMap<_, Vec<_>> = HashMap::new();
-        for role in roles {
+        for (position, role) in roles.iter().enumerate() {
             for holder in role.subjects() {
-                held.entry(holder.name.clone()).or_default().push((holder.issuer.clone(), role.clone()));
+                held.entry(holder.name.clone()).or_default().push((holder.issuer.clone(), position));
             }
         }
         Self(held)
     }
 
-    /// The roles of an identity, each once, in the order of their names.
-    fn roles_of(&self, identity: &Identity) -> Arc<[Arc<Role>]> {
+    /// The positions of the roles of an identity, among so many.
+    fn held_by(&self, identity: &Identity, roles: usize) -> FixedBitSet {
         let names = std::iter::once(HolderName::User(identity.subject.clone()))
             .chain(identity.groups.iter().cloned().map(HolderName::Group));
         let held = names.filter_map(|name| self.0.get(&name)).flatten();
         let vouched = held.filter(|(issuer, _)| issuer.is_none() || *issuer == identity.issuer);
-        let mut roles: Vec<Arc<Role>> = vouched.map(|(_, role)| role.clone()).collect();
-        roles.sort_by(|a, b| a.id().cmp(b.id()));
-        roles.dedup_by(|a, b| a.id() == b.id());
-        roles.into()
+        let mut positions = FixedBitSet::with_capacity(roles);
+        vouched.for_each(|(_, position)| positions.insert(*position));
+        positions
     }
 }
 
@@ -196,8 +200,8 @@ mod tests {
 
     fn admitted(objects: &Objects, identity: &Identity) -> Result<Vec<String>, Reason> {
         let snapshot = Snapshot::build(objects, "agents", "ops", "portcullis-system");
-        let roles = snapshot.admit(identity, HERE, now())?;
-        Ok(roles.iter().map(|role| role.id().name.clone()).collect())
+        let grants = snapshot.admit(identity, HERE, now())?;
+        Ok(grants.roles().map(|role| role.id().name.clone()).collect())
     }
 
     fn issued(subject: &str, groups: &[&str]) -> Identity {

@@ -3,13 +3,14 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
+use fixedbitset::FixedBitSet;
 use ipnet::IpNet;
 use kube::ResourceExt;
 
 use super::admission::Holders;
 use crate::api::{ClusterMcpRole, KeyGeneration, KeyState, McpApiKey, McpRole, McpServer, RoleKind, names};
 use crate::authn::{KeyRecord, Verifier, api_key};
-use crate::authz::{Role, RoleId};
+use crate::authz::{Confinement, Grants, NamespaceLabels, Parent, Role, RoleId, Roles};
 
 /// The objects that a server sees, by name.
 #[derive(Clone, Debug, Default)]
@@ -23,7 +24,7 @@ pub(crate) struct Objects {
     /// `McpApiKey`s of the server's namespace.
     pub(crate) keys: BTreeMap<String, Arc<McpApiKey>>,
     /// Labels of every namespace, by name.
-    pub(crate) namespaces: BTreeMap<String, BTreeMap<String, String>>,
+    pub(crate) namespaces: NamespaceLabels,
 }
 
 /// What one request needs to know, immutable.
@@ -35,6 +36,8 @@ pub(crate) struct Snapshot {
     pub(crate) keys: HashMap<String, Key>,
     /// Names of every namespace, sorted.
     pub(crate) namespaces: Arc<[String]>,
+    /// Every role that counts for the server, compiled.
+    pub(crate) roles: Arc<Roles>,
     /// Who holds which role by proving who they are.
     pub(super) holders: Holders,
 }
@@ -44,14 +47,15 @@ pub(crate) struct Snapshot {
 pub(crate) struct Key {
     /// What proves it.
     pub(crate) record: KeyRecord,
-    /// The roles that it names and that count.
-    pub(crate) roles: Arc<[Arc<Role>]>,
+    /// The roles that it names and that count, by their positions.
+    pub(crate) held: Arc<FixedBitSet>,
 }
 
 impl Snapshot {
     /// Builds the snapshot of one server.
     pub(crate) fn build(objects: &Objects, namespace: &str, server: &str, operator_namespace: &str) -> Self {
         let roles = roles(objects, namespace, server, operator_namespace);
+        let roles = Arc::new(Roles::compile(roles, &objects.namespaces));
         // Without the label no administrator has let servers into the namespace, and the operator says so in the
         // conditions of the server and its keys.
         let admitted = objects.namespaces.get(namespace).is_some_and(admits_servers);
@@ -61,8 +65,22 @@ impl Snapshot {
             server: objects.server.clone(),
             keys,
             namespaces: objects.namespaces.keys().cloned().collect(),
-            holders: if admitted { Holders::of(roles.values()) } else { Holders::default() },
+            holders: if admitted { Holders::of(&roles) } else { Holders::default() },
+            roles,
         }
+    }
+
+    /// What the holder of a generation of a key holds, if there is one of this id.
+    pub(crate) fn grants_of_key(&self, id: &str) -> Option<Grants> {
+        let key = self.keys.get(id)?;
+        Some(self.grants(key.held.clone(), key.record.tenant.as_deref()))
+    }
+
+    /// The roles at these positions, for a caller of this tenant.
+    pub(super) fn grants(&self, held: Arc<FixedBitSet>, tenant: Option<&str>) -> Grants {
+        let tenancy =
+            self.server.as_ref().map(|server| server.spec.authorization.tenancy).unwrap_or_default();
+        Grants::new(self.roles.clone(), held, Confinement::of(tenant, tenancy))
     }
 }
 
@@ -84,36 +102,24 @@ pub(crate) fn admits_cluster_roles(labels: &BTreeMap<String, String>) -> bool {
 }
 
 /// Roles that are valid and count for the server. One that does not convert grants nothing.
-fn roles(
-    objects: &Objects,
-    namespace: &str,
-    server: &str,
-    operator_namespace: &str,
-) -> HashMap<RoleId, Arc<Role>> {
-    let local = objects
-        .roles
-        .values()
-        .filter(|role| is_staying(&***role))
-        .filter_map(|role| Role::from_role(role).ok());
+fn roles(objects: &Objects, namespace: &str, server: &str, operator_namespace: &str) -> Vec<Arc<Role>> {
+    let parent = |name: &str| {
+        objects.roles.get(name).filter(|role| is_staying(&***role)).map(|role| Parent::from(&**role))
+    };
+    let cluster_parent = |name: &str| {
+        objects.cluster_roles.get(name).filter(|role| is_staying(&***role)).map(|role| Parent::from(&**role))
+    };
+    let local = objects.roles.values().filter(|role| is_staying(&***role));
+    let local = local.filter_map(|role| Role::from_role(role, &parent).ok());
     let admitted = objects.namespaces.get(namespace).is_some_and(admits_cluster_roles);
-    let cluster = objects
-        .cluster_roles
-        .values()
-        .filter(|role| admitted && is_staying(&***role))
-        .filter_map(|role| Role::from_cluster_role(role, operator_namespace).ok());
-    local
-        .chain(cluster)
-        .filter(|role| role.selects(namespace, server))
-        .map(|role| (role.id().clone(), Arc::new(role)))
-        .collect()
+    let cluster = objects.cluster_roles.values().filter(|role| admitted && is_staying(&***role));
+    let cluster = cluster.filter_map(|role| {
+        Role::from_cluster_role(role, operator_namespace, &objects.namespaces, &cluster_parent).ok()
+    });
+    local.chain(cluster).filter(|role| role.selects(namespace, server)).map(Arc::new).collect()
 }
 
-fn generations(
-    key: &McpApiKey,
-    namespace: &str,
-    server: &str,
-    roles: &HashMap<RoleId, Arc<Role>>,
-) -> Vec<(String, Key)> {
+fn generations(key: &McpApiKey, namespace: &str, server: &str, roles: &Roles) -> Vec<(String, Key)> {
     let named: Vec<RoleId> = key
         .spec
         .roles
@@ -133,7 +139,9 @@ fn generations(
     else {
         return Vec::new();
     };
-    let held: Arc<[Arc<Role>]> = named.iter().filter_map(|id| roles.get(id).cloned()).collect();
+    let mut held = FixedBitSet::with_capacity(roles.len());
+    named.iter().filter_map(|id| roles.position(id)).for_each(|position| held.insert(position));
+    let held = Arc::new(held);
     let Some(status) = key.status.as_ref() else { return Vec::new() };
     // Asked for and not yet carried out: it counts all the same, so that nobody has to wait for the operator.
     let all_revoked = asks_to_revoke(key.annotations(), status.handled_revoke.as_deref());
@@ -156,7 +164,7 @@ fn generations(
     let living = status.keys.iter().filter(|generation| generation.state != KeyState::Expired);
     living
         .filter_map(|generation| {
-            Some((generation.id.clone(), Key { record: record(generation)?, roles: held.clone() }))
+            Some((generation.id.clone(), Key { record: record(generation)?, held: held.clone() }))
         })
         .collect()
 }
@@ -224,8 +232,8 @@ mod tests {
 
     fn may_list(label: &str, namespace: &str) -> bool {
         let snapshot = Snapshot::build(&objects(label), "agents", "ops", "portcullis-system");
-        let key = &snapshot.keys["k1"];
-        authorize(&key.roles, LIST, Target::Namespace(namespace)).is_ok()
+        let grants = snapshot.grants_of_key("k1").expect("there is a key");
+        authorize(&grants, LIST, Target::Namespace(namespace)).is_ok()
     }
 
     #[test]
@@ -263,12 +271,12 @@ mod tests {
         let role = without_role.roles.get_mut("viewer").expect("it is there");
         Arc::make_mut(role).metadata.deletion_timestamp = time();
         let snapshot = Snapshot::build(&without_role, "agents", "ops", "portcullis-system");
-        assert!(snapshot.keys["k1"].roles.is_empty());
+        assert!(snapshot.keys["k1"].held.is_clear());
         let mut without_fleet = objects("cluster");
         let role = without_fleet.cluster_roles.get_mut("fleet").expect("it is there");
         Arc::make_mut(role).metadata.deletion_timestamp = time();
         let snapshot = Snapshot::build(&without_fleet, "agents", "ops", "portcullis-system");
-        assert_eq!(snapshot.keys["k1"].roles.len(), 1);
+        assert_eq!(snapshot.keys["k1"].held.count_ones(..), 1);
         let mut without_key = objects("cluster");
         let key = without_key.keys.get_mut("ci").expect("it is there");
         Arc::make_mut(key).metadata.deletion_timestamp = time();

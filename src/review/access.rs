@@ -89,18 +89,18 @@ fn of_one_key(policy: &Policy, key: &McpApiKey, now: Timestamp) -> Vec<Row> {
         last_used_at: used.map(|Time(at)| *at),
         ..Row::default()
     };
-    let roles = match of_key(policy, key, now) {
-        Ok(roles) => roles,
+    let grants = match of_key(policy, key, now) {
+        Ok(grants) => grants,
         Err(outside) => return vec![Row { state: outside.as_str(), ..row }],
     };
-    let mut rows: Vec<Row> = roles.iter().flat_map(|role| of_role(policy, &row, role)).collect();
+    let mut rows: Vec<Row> = grants.roles().flat_map(|role| of_role(policy, &row, role)).collect();
     for named in &key.spec.roles {
         let namespace = match named.kind {
             RoleKind::McpRole => policy.subject.namespace.clone(),
             RoleKind::ClusterMcpRole => String::new(),
         };
         let id = RoleId { kind: named.kind, namespace, name: named.name.clone() };
-        if !roles.iter().any(|role| *role.id() == id) {
+        if !grants.roles().any(|role| *role.id() == id) {
             rows.push(Row { role: Some(id.to_string()), state: NO_EFFECT, ..row.clone() });
         }
     }
@@ -131,7 +131,7 @@ fn of_holder(
     let mut active = false;
     for identity in identities(policy, user, &groups, issuer) {
         match of_identity(policy, &identity, now) {
-            Ok(roles) => active |= roles.iter().any(|held| held.id() == role.id()),
+            Ok(grants) => active |= grants.roles().any(|held| held.id() == role.id()),
             Err(Outside::Refused(Reason::MethodDisabled)) => {}
             Err(other) => outside = other,
         }

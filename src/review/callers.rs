@@ -5,7 +5,6 @@
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr};
-use std::sync::Arc;
 
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -14,7 +13,7 @@ use kube::ResourceExt;
 use super::Policy;
 use crate::api::{KeyState, McpApiKey, names};
 use crate::authn::{ANONYMOUS, ANONYMOUS_USER, BASIC, CERTIFICATE, Identity, KUBERNETES, Method, Reason};
-use crate::authz::Role;
+use crate::authz::Grants;
 use crate::index::snapshot::admits_servers;
 
 /// An address that is as good as any where a policy does not ask for one.
@@ -62,7 +61,7 @@ pub(super) fn is_admitted(policy: &Policy) -> bool {
 ///
 /// # Errors
 /// [`Outside`] says why no generation is accepted; of several reasons that of the newest generation.
-pub(super) fn of_key(policy: &Policy, key: &McpApiKey, now: Timestamp) -> Result<Arc<[Arc<Role>]>, Outside> {
+pub(super) fn of_key(policy: &Policy, key: &McpApiKey, now: Timestamp) -> Result<Grants, Outside> {
     if !is_admitted(policy) {
         return Err(Outside::NamespaceNotAdmitted);
     }
@@ -84,7 +83,7 @@ pub(super) fn of_key(policy: &Policy, key: &McpApiKey, now: Timestamp) -> Result
             _ => judge(&generation.id),
         };
         match judged {
-            Ok(roles) => return Ok(roles),
+            Ok(grants) => return Ok(grants),
             Err(outside) => first = first.or(Some(outside)),
         }
     }
@@ -143,11 +142,7 @@ pub(super) fn identities(
 ///
 /// # Errors
 /// [`Outside`] says why the endpoint would not let it in.
-pub(super) fn of_identity(
-    policy: &Policy,
-    identity: &Identity,
-    now: Timestamp,
-) -> Result<Arc<[Arc<Role>]>, Outside> {
+pub(super) fn of_identity(policy: &Policy, identity: &Identity, now: Timestamp) -> Result<Grants, Outside> {
     if !is_admitted(policy) {
         return Err(Outside::NamespaceNotAdmitted);
     }

@@ -1,7 +1,5 @@
 //! May they: one permission, one caller, one server, and the role that decides. Pure.
 
-use std::sync::Arc;
-
 use anyhow::{Context, ensure};
 use jiff::Timestamp;
 use serde::Serialize;
@@ -9,7 +7,7 @@ use serde::Serialize;
 use super::Policy;
 use super::callers::{Outside, identities, of_identity, of_key};
 use crate::authn::Reason;
-use crate::authz::{Denial, Permission, Role, Scope, Target, authorize};
+use crate::authz::{Cause, Denial, Grants, Permission, Target, authorize};
 
 /// What is asked.
 #[derive(Debug)]
@@ -75,7 +73,7 @@ pub(crate) fn answer(policy: &Policy, question: &Question<'_>, now: Timestamp) -
                 format!("there is no McpApiKey {name} in namespace {}", policy.subject.namespace)
             })?;
             Ok(match of_key(policy, key, now) {
-                Ok(roles) => decide(question, &roles, None),
+                Ok(grants) => decide(question, &grants, None),
                 Err(outside) => refused(&outside.to_string()),
             })
         }
@@ -85,13 +83,13 @@ pub(crate) fn answer(policy: &Policy, question: &Question<'_>, now: Timestamp) -
             let mut outside = Outside::Refused(Reason::MethodDisabled);
             for identity in identities(policy, name, groups, *issuer) {
                 match of_identity(policy, &identity, now) {
-                    Ok(roles) => {
-                        let decided = decide(question, &roles, identity.issuer.as_deref());
+                    Ok(grants) => {
+                        let decided = decide(question, &grants, identity.issuer.as_deref());
                         if decided.allowed {
                             return Ok(decided);
                         }
                         // The refusal by somebody who knows more of the caller says more.
-                        let more = !roles.is_empty() || no.is_none();
+                        let more = grants.count() > 0 || no.is_none();
                         no = if more { Some(decided) } else { no };
                     }
                     Err(Outside::Refused(Reason::MethodDisabled)) => {}
@@ -112,49 +110,47 @@ fn refused(reason: &str) -> Answer {
     Answer { allowed: false, role: None, issuer: None, reason: reason.to_owned() }
 }
 
-fn decide(question: &Question<'_>, roles: &[Arc<Role>], issuer: Option<&str>) -> Answer {
+fn decide(question: &Question<'_>, grants: &Grants, issuer: Option<&str>) -> Answer {
     let permission = question.permission;
-    let yes = |role: &str, place: &str| Answer {
-        allowed: true,
-        role: Some(role.to_owned()),
-        issuer: issuer.map(str::to_owned),
-        reason: match issuer {
-            Some(issuer) => format!("{role} grants {permission} {place}, if {issuer} vouches for the caller"),
-            None => format!("{role} grants {permission} {place}"),
-        },
-    };
     let target = match question.place {
         Where::Namespace(namespace) => Target::Namespace(namespace),
-        Where::Anywhere | Where::Everywhere => Target::Anywhere,
+        Where::Anywhere => Target::Anywhere,
+        // To the API server, too, no namespace means all of them.
+        Where::Everywhere => Target::Namespace(""),
     };
-    let permit = match authorize(roles, permission, target) {
+    let permit = match authorize(grants, permission, target) {
         Ok(permit) => permit,
-        Err(denial) => return refused(&in_words(&denial)),
+        Err(denial) => return refused(&in_words(&denial, grants)),
     };
-    match question.place {
-        Where::Namespace(namespace) => yes(&permit.role().to_string(), &format!("in namespace {namespace}")),
-        Where::Anywhere => yes(&permit.role().to_string(), &format!("in {}", places(roles, permission))),
-        Where::Everywhere => {
-            let wide = |role: &&Arc<Role>| role.grants(permission) && *role.scope() == Scope::All;
-            match roles.iter().find(wide).filter(|_| permit.is_cluster_wide()) {
-                Some(role) => yes(&role.id().to_string(), "in every namespace"),
-                None => refused(&format!("{permission} is granted in {} only", places(roles, permission))),
-            }
-        }
-    }
+    let place = match question.place {
+        Where::Namespace(namespace) => format!("in namespace {namespace}"),
+        Where::Anywhere => format!("in {}", places(grants, permission)),
+        Where::Everywhere => "in every namespace".to_owned(),
+    };
+    let role = permit.role().to_string();
+    let reason = match issuer {
+        Some(issuer) => format!("{role} grants {permission} {place}, if {issuer} vouches for the caller"),
+        None => format!("{role} grants {permission} {place}"),
+    };
+    Answer { allowed: true, role: Some(role), issuer: issuer.map(str::to_owned), reason }
 }
 
-fn in_words(denial: &Denial) -> String {
+fn in_words(denial: &Denial, grants: &Grants) -> String {
+    let somewhere = authorize(grants, denial.permission, Target::Anywhere).is_ok();
     match denial.roles {
         0 => "the caller has no role that counts for this server".to_owned(),
+        _ if denial.cause == Cause::NoRole && denial.namespace.as_deref() == Some("") && somewhere => {
+            let permission = denial.permission;
+            format!("{permission} is granted in {} only", places(grants, permission))
+        }
         _ => denial.to_string(),
     }
 }
 
 /// Where the roles grant the permission, as they are written.
-fn places(roles: &[Arc<Role>], permission: Permission) -> String {
+fn places(grants: &Grants, permission: Permission) -> String {
     let mut places: Vec<&str> = Vec::new();
-    for role in roles.iter().filter(|role| role.grants(permission)) {
+    for role in grants.roles().filter(|role| role.grants(permission)) {
         match role.scope().written() {
             None => return "every namespace".to_owned(),
             Some(written) => places.extend(written),
@@ -229,10 +225,11 @@ mod tests {
             let fleet = fixture::FLEET.replace("namespaces: ['team-*', kube-system]", namespaces);
             let policy = policy(&[fixture::VIEWER, &fleet, fixture::KEY]);
             assert!(
-                policy.snapshot.keys["k1"]
+                policy
+                    .snapshot
                     .roles
                     .iter()
-                    .any(|role| !matches!(role.scope(), Scope::Namespace(_)))
+                    .any(|role| !matches!(role.scope(), crate::authz::Scope::Namespace(_)))
             );
             ask(&policy, SERVICES, Where::Everywhere, CI)
         };

@@ -229,6 +229,6 @@ mod tests {
             })
             .collect();
         assert_eq!(seen, [("agents/ops".to_owned(), 1, 1, 1), ("other/ops".to_owned(), 0, 0, 1)]);
-        assert_eq!(policies[0].snapshot.keys["k1"].roles.len(), 2);
+        assert_eq!(policies[0].snapshot.keys["k1"].held.count_ones(..), 2);
     }
 }

@@ -62,7 +62,7 @@ impl Endpoint {
                 "credentialId": identity.credential_id,
                 "key": identity.key,
                 "expiresAt": identity.expires_at,
-                "roles": caller.roles.iter().map(|role| role.id().to_string()).collect::<Vec<_>>(),
+                "roles": caller.grants.roles().map(|role| role.id().to_string()).collect::<Vec<_>>(),
             }),
         )
     }

@@ -11,11 +11,11 @@ use jiff::Timestamp;
 use serde_json::{Map, Value};
 use tokio_util::sync::CancellationToken;
 
-use super::draft::{Call, Verdict};
+use super::draft::{Call, Decision, Verdict};
 use super::request::Core;
 use super::result;
 use crate::audit::without_secrets;
-use crate::authz::{Class, Denial, Permission, Permit, Target, authorize};
+use crate::authz::{Class, Confinement, Denial, Permission, Permit, Target, Violation, authorize};
 use crate::metrics::{Authorization, ToolCall};
 use crate::tools::{Context, Invocation, Output, Tool, ToolError};
 
@@ -60,6 +60,9 @@ fn place(denial: &Denial) -> String {
 impl Refusal {
     fn verdict(&self) -> Verdict {
         match self {
+            Refusal::Denied(denial) if denial.cause.is_tenancy() => {
+                Verdict::violation(Violation::TenantIsolation, denial.to_string())
+            }
             Refusal::Denied(denial) => Verdict::denied("permission", denial.to_string()),
             Refusal::Stale => Verdict::denied("stale_policy", self.to_string()),
             Refusal::NotRecorded => Verdict::denied("not_recorded", self.to_string()),
@@ -87,7 +90,13 @@ pub(super) async fn run(
 ) -> Result<Result<Output, String>, NoTool> {
     let Some(tool) = core.toolbox.find(name, &call.caller) else {
         call.draft().params = Some(Value::Object(arguments));
-        call.decide(Verdict::denied("unknown_tool", "no such tool for this caller".to_owned()));
+        call.decide(match call.caller.grants.confinement() {
+            Confinement::Nowhere => {
+                let text = "the caller must belong to a tenant and does not".to_owned();
+                Verdict::violation(Violation::TenantIsolation, text)
+            }
+            _ => Verdict::denied("unknown_tool", "no such tool for this caller".to_owned()),
+        });
         return Err(NoTool::Unknown);
     };
     // Over Streamable HTTP such a call is refused before it gets here; a permit needs the roles and the scopes anyway.
@@ -149,7 +158,7 @@ async fn attempt(
     }
     let context = Context {
         client: core.client.clone(),
-        roles: call.caller.roles.clone(),
+        grants: call.caller.grants.clone(),
         namespaces: call.caller.snapshot.namespaces.clone(),
     };
     let output = tokio::select! {
@@ -169,7 +178,7 @@ fn permitted(
     invocation: &dyn Invocation,
 ) -> Result<Permit, Refusal> {
     let target = invocation.target();
-    let decided = authorize(&call.caller.roles, permission, target);
+    let decided = authorize(&call.caller.grants, permission, target);
     let (entry, result) = (permission.entry(), if decided.is_ok() { "allowed" } else { "denied" });
     let labels = Authorization { resource: entry.resource, action: entry.verb, result };
     core.metrics.authorizations.get_or_create(&labels).inc();
@@ -179,7 +188,8 @@ fn permitted(
         Target::Namespace(namespace) => Some(namespace.to_owned()),
         Target::Anywhere => None,
     };
-    draft.role = decided.as_ref().ok().map(|permit| permit.role().to_string());
+    let granted_by = decided.as_ref().ok().map(|permit| (permit.role().to_string(), permit.rule()));
+    draft.decision = Some(Decision { permission, granted_by });
     decided.map_err(Refusal::Denied)
 }
 

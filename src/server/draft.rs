@@ -11,6 +11,7 @@ use ulid::Ulid;
 
 use super::request::{Answer, Caller, Channel, Core};
 use crate::audit::{Event, Kind, Outcome};
+use crate::authz::{Permission, Violation};
 use crate::mcp::error;
 
 /// One message of a caller, on its way.
@@ -39,17 +40,27 @@ pub(super) struct Draft {
     pub(super) namespace: Option<String>,
     /// Arguments of the tool.
     pub(super) params: Option<Value>,
-    /// The role that granted it.
-    pub(super) role: Option<String>,
+    /// What was decided, and by what.
+    pub(super) decision: Option<Decision>,
     /// Whether the intent is on record.
     pub(super) intended: bool,
     verdict: Option<Verdict>,
+}
+
+/// What was decided of a tool, and by what.
+#[derive(Clone, Debug)]
+pub(super) struct Decision {
+    /// What the tool needs.
+    pub(super) permission: Permission,
+    /// The role that granted it, and what of it.
+    pub(super) granted_by: Option<(String, String)>,
 }
 
 /// How a message went.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Verdict {
     outcome: Outcome,
+    violation: Option<Violation>,
     reason: Option<&'static str>,
     message: Option<String>,
 }
@@ -57,22 +68,32 @@ pub(super) struct Verdict {
 impl Verdict {
     /// It went well.
     pub(super) fn success() -> Self {
-        Self { outcome: Outcome::Success, reason: None, message: None }
+        Self { outcome: Outcome::Success, violation: None, reason: None, message: None }
     }
 
     /// It was tried and failed.
     pub(super) fn failure(reason: &'static str, message: String) -> Self {
-        Self { outcome: Outcome::Failure, reason: Some(reason), message: Some(message) }
+        Self { outcome: Outcome::Failure, violation: None, reason: Some(reason), message: Some(message) }
     }
 
     /// It was refused.
     pub(super) fn denied(reason: &'static str, message: String) -> Self {
-        Self { outcome: Outcome::Denied, reason: Some(reason), message: Some(message) }
+        Self { outcome: Outcome::Denied, violation: None, reason: Some(reason), message: Some(message) }
+    }
+
+    /// It was refused because it broke a rule of the endpoint.
+    pub(super) fn violation(violation: Violation, message: String) -> Self {
+        Self { violation: Some(violation), ..Self::denied(violation.as_str(), message) }
     }
 
     /// The client left before the answer.
     pub(super) fn cancelled() -> Self {
-        Self { outcome: Outcome::Cancelled, reason: Some("cancelled"), message: None }
+        Self { outcome: Outcome::Cancelled, violation: None, reason: Some("cancelled"), message: None }
+    }
+
+    /// The rule that was broken.
+    pub(super) fn broken(&self) -> Option<Violation> {
+        self.violation
     }
 
     /// Fixed word for metrics.
@@ -119,13 +140,25 @@ impl Call {
     pub(super) fn event(&self, server: &str, verdict: Verdict) -> Event {
         let draft = self.draft().clone();
         let identity = &self.caller.identity;
-        let denied = verdict.outcome == Outcome::Denied;
+        let event_type = match (verdict.outcome, verdict.violation) {
+            (Outcome::Denied, Some(_)) => Kind::SecurityViolation,
+            (Outcome::Denied, None) => Kind::Authorization,
+            _ => Kind::McpRequest,
+        };
         let mut metadata = self.caller.proof();
         metadata.insert("transport".to_owned(), self.channel.as_str().to_owned());
+        let mut role = None;
+        if let Some(decision) = draft.decision {
+            metadata.insert("permission".to_owned(), decision.permission.to_string());
+            if let Some((granting, rule)) = decision.granted_by {
+                metadata.insert("rule".to_owned(), rule);
+                role = Some(granting);
+            }
+        }
         Event {
             event_id: String::new(),
             timestamp: self.at,
-            event_type: if denied { Kind::Authorization } else { Kind::McpRequest },
+            event_type,
             request_id: self.request_id.clone(),
             server: server.to_owned(),
             user: identity.subject.clone(),
@@ -138,7 +171,7 @@ impl Call {
             namespace: draft.namespace,
             params: draft.params,
             result: verdict.outcome,
-            reason: verdict.reason.map(str::to_owned).or(draft.role),
+            reason: verdict.reason.map(str::to_owned).or(role),
             error_message: verdict.message,
             duration_ms: u64::try_from(self.elapsed().as_millis()).unwrap_or(u64::MAX),
             count: 1,
@@ -148,7 +181,7 @@ impl Call {
 
     /// The event of an effect that is about to happen.
     pub(super) fn intent(&self, server: &str) -> Event {
-        self.event(server, Verdict { outcome: Outcome::Intent, reason: None, message: None })
+        self.event(server, Verdict { outcome: Outcome::Intent, ..Verdict::success() })
     }
 }
 
@@ -169,6 +202,9 @@ impl Recorder {
     /// record: then it has happened, and the caller should know.
     pub(super) async fn finish(mut self, verdict: Verdict, id: Option<&RawValue>, answer: Answer) -> Answer {
         let Some(call) = self.call.take() else { return answer };
+        if let Some(violation) = verdict.broken() {
+            self.core.metrics.count_violation(violation.as_str());
+        }
         let span = tracing::Span::current();
         span.record("result", verdict.as_str());
         if let Some(tool) = &call.draft().tool {
@@ -192,6 +228,9 @@ impl Drop for Recorder {
         let Some(call) = self.call.take() else { return };
         // A tool that has decided has happened, whether or not anybody hears of it.
         let verdict = call.verdict().unwrap_or_else(Verdict::cancelled);
+        if let Some(violation) = verdict.broken() {
+            self.core.metrics.count_violation(violation.as_str());
+        }
         let (core, event) = (self.core.clone(), call.event(&self.core.server, verdict));
         self.core.recording.spawn(async move {
             if core.audit.record(event).await.is_err() {

@@ -16,6 +16,7 @@ use super::tls::Peer;
 use super::transport::{Endpoint, json, receive, respond, text};
 use crate::api::replica::{MAX_ASKED, ReplicaState, STATE_PATH, StateQuestion};
 use crate::authn::{self, Identity};
+use crate::authz::Grants;
 
 /// Path of the operator's handshake.
 const MCP: &str = "/mcp";
@@ -42,7 +43,7 @@ pub(super) async fn answer(
 async fn operator(endpoint: &Endpoint, connection: Connection, request: Request<Incoming>) -> Response<Body> {
     let caller = Caller {
         identity: Identity::new(authn::Method::Operator, "operator", "operator"),
-        roles: Arc::default(),
+        grants: Grants::default(),
         snapshot: endpoint.driver.core.policy.load(),
         client_ip: connection.address.ip(),
         certificate: None,
@@ -101,8 +102,8 @@ async fn passed_on(endpoint: &Endpoint, request: Request<Incoming>) -> Response<
     let Described { identity, client_ip, .. } = described;
     // The other replica has proved who it is; whether it may come in is judged by the policy of this one.
     let admitted = snapshot.admit(&identity, client_ip, Timestamp::now());
-    let Ok(roles) = admitted else { return sse::response(Delivery::Gone) };
-    let caller = Caller { identity, roles, snapshot, client_ip, certificate: None };
+    let Ok(grants) = admitted else { return sse::response(Delivery::Gone) };
+    let caller = Caller { identity, grants, snapshot, client_ip, certificate: None };
     let id = endpoint.sessions.read(described.session).filter(|id| endpoint.sessions.is_here(id));
     match id.filter(|id| id.belongs_to(&caller.identity)) {
         Some(id) => {

@@ -30,7 +30,7 @@ use super::toolbox::Toolbox;
 use crate::audit::{AuditLog, Event, Kind, Outcome};
 use crate::authenticator::{Authenticator, Certificate, Presented};
 use crate::authn::{Credential, Identity, Method, Reason, credential, imported};
-use crate::authz::{Class, Role};
+use crate::authz::{Class, Grants};
 use crate::index::{Policy, Snapshot};
 use crate::mcp::{self, Envelope, error};
 use crate::metrics::{Authentication, Metrics, Transport};
@@ -64,8 +64,8 @@ pub(super) struct Core {
 pub(super) struct Caller {
     /// Who it is.
     pub(super) identity: Identity,
-    /// Its roles.
-    pub(super) roles: Arc<[Arc<Role>]>,
+    /// What it holds.
+    pub(super) grants: Grants,
     /// The policy of this request.
     pub(super) snapshot: Arc<Snapshot>,
     /// Where it calls from.
@@ -171,8 +171,8 @@ impl Driver {
         let result = admitted.as_ref().map_or_else(|reason| reason.as_str(), |_| "success");
         self.core.metrics.authentications.get_or_create(&Authentication { auth_type, result }).inc();
         let (identity, reason) = match (proved, admitted) {
-            (Ok(identity), Ok(roles)) => {
-                return Ok(Caller { identity, roles, snapshot, client_ip, certificate });
+            (Ok(identity), Ok(grants)) => {
+                return Ok(Caller { identity, grants, snapshot, client_ip, certificate });
             }
             (proved, Err(reason)) => (proved.ok(), reason),
             (Err(reason), Ok(_)) => (None, reason),
@@ -192,8 +192,8 @@ impl Driver {
         let snapshot = self.core.policy.load();
         let admitted = snapshot.admit(&identity, client_ip, Timestamp::now());
         let holds = self.core.authenticator.still_holds(&identity);
-        match admitted.and_then(|roles| if holds { Ok(roles) } else { Err(Reason::Revoked) }) {
-            Ok(roles) => Ok(Caller { identity, roles, snapshot, client_ip, certificate }),
+        match admitted.and_then(|grants| if holds { Ok(grants) } else { Err(Reason::Revoked) }) {
+            Ok(grants) => Ok(Caller { identity, grants, snapshot, client_ip, certificate }),
             Err(reason) => {
                 let auth_type = identity.method.as_str();
                 let labels = Authentication { auth_type, result: reason.as_str() };

@@ -7,8 +7,8 @@ use rmcp::model::{Tool as Description, ToolAnnotations};
 
 use crate::api::ToolsSpec;
 use crate::authn::Method;
-use crate::authz::role::wildcard;
-use crate::authz::{Class, Permission, RoleId, Target, authorize, within_scopes};
+use crate::authz::scope::wildcard;
+use crate::authz::{Class, GrantsKey, Permission, Target, authorize, within_scopes};
 use crate::index::Snapshot;
 use crate::tools::Tool;
 
@@ -25,7 +25,7 @@ pub(super) struct Toolbox {
 #[derive(Default)]
 struct Lists {
     snapshot: Arc<Snapshot>,
-    made: HashMap<(bool, Vec<RoleId>), Arc<[Description]>>,
+    made: HashMap<(bool, GrantsKey), Arc<[Description]>>,
 }
 
 impl Toolbox {
@@ -68,8 +68,7 @@ impl Toolbox {
         if !Arc::ptr_eq(&lists.snapshot, &caller.snapshot) {
             *lists = Lists { snapshot: caller.snapshot.clone(), made: HashMap::new() };
         }
-        let roles = caller.roles.iter().map(|role| role.id().clone()).collect();
-        let key = (caller.identity.method == Method::Operator, roles);
+        let key = (caller.identity.method == Method::Operator, caller.grants.key());
         if let Some(made) = lists.made.get(&key) {
             return made.clone();
         }
@@ -85,7 +84,7 @@ fn shows(tool: &Tool, caller: &Caller) -> bool {
     let offered = caller.snapshot.server.as_ref().is_some_and(|server| offers(&server.spec.tools, tool));
     let allowed = || {
         caller.identity.method == Method::Operator
-            || authorize(&caller.roles, tool.permission, Target::Anywhere).is_ok()
+            || authorize(&caller.grants, tool.permission, Target::Anywhere).is_ok()
     };
     offered && allowed()
 }

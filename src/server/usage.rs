@@ -162,7 +162,7 @@ mod tests {
             rate_limit: limit,
             roles: vec![],
         };
-        let key = || Key { record: record.clone(), roles: Arc::default() };
+        let key = || Key { record: record.clone(), held: Arc::default() };
         let mut snapshot = Snapshot::default();
         snapshot.keys = [("k1".to_owned(), key()), ("k2".to_owned(), key())].into();
         snapshot

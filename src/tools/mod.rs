@@ -23,7 +23,7 @@ use schemars::generate::SchemaSettings;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-use crate::authz::{Permission, Permit, Role, Target};
+use crate::authz::{Grants, Permission, Permit, Target};
 
 /// Every tool, sorted by name.
 static REGISTRY: [Tool; 11] = [
@@ -91,8 +91,8 @@ pub(crate) trait Invocation: Send {
 pub(crate) struct Context {
     /// The cluster, as this server's ServiceAccount.
     pub(crate) client: kube::Client,
-    /// The caller's roles, to show what the caller may see.
-    pub(crate) roles: Arc<[Arc<Role>]>,
+    /// What the caller holds, to show what it may see.
+    pub(crate) grants: Grants,
     /// Every namespace of the cluster, sorted by name.
     pub(crate) namespaces: Arc<[String]>,
 }

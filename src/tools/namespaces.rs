@@ -12,7 +12,7 @@ use serde_json::{Map, Value};
 use super::args::{self, Argument, Arguments};
 use super::list::{self, CONTINUE, LIMIT};
 use super::{Context, Invocation, Output, Parsed, Tool, ToolError, output, output_schema, table};
-use crate::authz::{Permission, Permit, Role, Target};
+use crate::authz::{Grants, Permission, Permit, Target};
 
 static ARGUMENTS: [Argument; 2] = [LIMIT, CONTINUE];
 
@@ -83,8 +83,7 @@ impl Invocation for List {
         _permit: Permit,
     ) -> BoxFuture<'static, Result<Output, ToolError>> {
         async move {
-            let roles: Vec<&Role> = context.roles.iter().map(AsRef::as_ref).collect();
-            let listed = self.page(&roles, &context.namespaces);
+            let listed = self.page(&context.grants, &context.namespaces);
             let rows: Vec<_> = listed.items.iter().map(|item| vec![item.name.clone()]).collect();
             let mut text = match rows.is_empty() {
                 true => "No namespaces here.\n".to_owned(),
@@ -98,10 +97,8 @@ impl Invocation for List {
 }
 
 impl List {
-    fn page(&self, roles: &[&Role], namespaces: &[String]) -> Listed {
-        let allowed = |name: &&String| {
-            roles.iter().any(|role| !role.permissions().is_empty() && role.scope().covers(name))
-        };
+    fn page(&self, grants: &Grants, namespaces: &[String]) -> Listed {
+        let allowed = |name: &&String| grants.reach(name);
         let after = |name: &&String| self.after.as_ref().is_none_or(|after| *name > after);
         let mut visible = namespaces.iter().filter(after).filter(allowed);
         let items: Vec<_> =
@@ -121,6 +118,7 @@ mod tests {
 
     use super::*;
     use crate::api::McpRole;
+    use crate::authz::Role;
 
     fn role(namespace: &str) -> Arc<Role> {
         let role: McpRole = serde_json::from_value(json!({
@@ -129,7 +127,7 @@ mod tests {
             "spec": {"permissions": ["k8s:pods:list"]},
         }))
         .expect("a role");
-        Arc::new(Role::from_role(&role).expect("valid"))
+        Arc::new(Role::from_role(&role, &|_| None).expect("valid"))
     }
 
     fn names(listed: &Listed) -> Vec<&str> {
@@ -141,15 +139,14 @@ mod tests {
         let namespaces = ["agents", "kube-system", "shop"].map(str::to_owned);
         let (agents, shop) = (role("agents"), role("shop"));
         let list = List { limit: 10, after: None };
-        assert_eq!(names(&list.page(&[&agents, &shop], &namespaces)), ["agents", "shop"]);
-        assert_eq!(names(&list.page(&[], &namespaces)), [""; 0]);
+        assert_eq!(names(&list.page(&Grants::all_of([agents, shop]), &namespaces)), ["agents", "shop"]);
+        assert_eq!(names(&list.page(&Grants::default(), &namespaces)), [""; 0]);
     }
 
     #[test]
     fn pages_of_namespaces_follow_each_other() {
         let namespaces = ["a", "b", "c"].map(str::to_owned);
-        let roles = [role("a"), role("b"), role("c")];
-        let roles: Vec<&Role> = roles.iter().map(AsRef::as_ref).collect();
+        let roles = Grants::all_of([role("a"), role("b"), role("c")]);
         let first = List { limit: 2, after: None }.page(&roles, &namespaces);
         assert_eq!((names(&first), first.remaining), (vec!["a", "b"], Some(1)));
         let cursor: Cursor = list::decode(&first.next.expect("more")).expect("our own");

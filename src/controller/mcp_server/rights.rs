@@ -14,7 +14,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::api::names;
-use crate::authz::Role;
+use crate::authz::{NamespaceLabels, Role};
 use crate::controller::Context;
 use crate::controller::cluster::MANAGED;
 use crate::controller::engine::Transient;
@@ -33,13 +33,16 @@ const CONCURRENCY: usize = 8;
 pub(super) fn roles(context: &Context, namespace: &str, server: &str) -> Vec<Role> {
     let cluster = &context.cluster;
     let local = cluster.roles.state_filter(|role| role.namespace().as_deref() == Some(namespace));
-    let local = local.iter().filter_map(|role| Role::from_role(role.0.as_ref().ok()?).ok());
+    let parent = |name: &str| cluster.role_parent(namespace, name);
+    let local = local.iter().filter_map(|role| Role::from_role(role.0.as_ref().ok()?, &parent).ok());
     let admitted =
         find(&cluster.namespaces, "", namespace).is_some_and(|found| admits_cluster_roles(found.labels()));
     let wide = cluster.cluster_roles.state_filter(|_| admitted);
-    let wide = wide
-        .iter()
-        .filter_map(|role| Role::from_cluster_role(role.0.as_ref().ok()?, &context.config.namespace).ok());
+    let labels = if wide.is_empty() { NamespaceLabels::new() } else { cluster.namespace_labels() };
+    let parent = |name: &str| cluster.cluster_role_parent(name);
+    let wide = wide.iter().filter_map(|role| {
+        Role::from_cluster_role(role.0.as_ref().ok()?, &context.config.namespace, &labels, &parent).ok()
+    });
     let mut roles: Vec<Role> = local.chain(wide).filter(|role| role.selects(namespace, server)).collect();
     roles.sort_by(|a, b| a.id().cmp(b.id()));
     roles

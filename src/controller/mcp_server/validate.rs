@@ -8,7 +8,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use crate::api::conditions::{REASON_INVALID, REASON_NOT_FOUND};
 use crate::api::replica::STATE_PATH;
 use crate::api::{McpServer, McpServerSpec, TlsMode, TlsStatus, ToolsSpec, names};
-use crate::authz::role::wildcard;
+use crate::authz::scope::wildcard;
 use crate::pki::{self, Leaf};
 use crate::tools::{Tool, registry};
 

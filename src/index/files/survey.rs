@@ -82,7 +82,7 @@ mod tests {
         assert_eq!(objects.keys.keys().collect::<Vec<_>>(), ["ci", "env-api-key", "old"]);
         let snapshot = subject.snapshot(&objects);
         assert_eq!(snapshot.keys.len(), 3);
-        assert_eq!(snapshot.keys["key ci"].roles.len(), 1);
+        assert_eq!(snapshot.keys["key ci"].held.count_ones(..), 1);
         assert_eq!(std::fs::read_dir(directory.path()).expect("it is there").count(), 1);
     }
 

@@ -56,7 +56,8 @@ fn three_documents_are_a_server_with_a_key_that_works() {
     let held = &snapshot.keys[key.id()];
     let identity = authenticate_key(&key, Some(&held.record)).expect("proves");
     assert_eq!(identity.subject, "ci-bot");
-    assert!(authorize(&held.roles, Permission::of("pods", "list"), Target::Namespace("default")).is_ok());
+    let grants = snapshot.grants_of_key(key.id()).expect("there is a key");
+    assert!(authorize(&grants, Permission::of("pods", "list"), Target::Namespace("default")).is_ok());
     let again = load(directory.path(), "portcullis-system").expect("loads");
     assert!(!again.keys[0].generated, "a key is generated once");
     assert_eq!(again.subject.snapshot(&again.objects).keys[key.id()].record.verifier, held.record.verifier);

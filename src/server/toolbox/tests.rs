@@ -54,7 +54,7 @@ fn caller(mut objects: Objects, scopes: Option<Vec<String>>) -> Caller {
     let snapshot = Arc::new(Snapshot::build(&objects, "agents", "ops", OPERATOR_NAMESPACE));
     let identity = Identity { scopes, ..Identity::new(Method::ApiKey, "ci-bot", "k1") };
     Caller {
-        roles: snapshot.keys["k1"].roles.clone(),
+        grants: snapshot.grants_of_key("k1").expect("there is a key"),
         identity,
         snapshot,
         client_ip: IpAddr::V4(Ipv4Addr::LOCALHOST),
@@ -93,10 +93,10 @@ fn listed_and_found_alike(toolbox: &Toolbox, caller: &Caller) -> BTreeSet<String
         for name in all_names(tool) {
             let found = toolbox.find(name, caller).map(|found| found.name);
             let expected = listed.contains(tool.name).then_some(tool.name);
-            assert_eq!(found, expected, "{name} with {:?}", caller.roles);
+            assert_eq!(found, expected, "{name} with {:?}", caller.grants);
             // What must not be known is not given away by what it would need, either.
             let short = toolbox.short_of_scope(name, caller);
-            assert!(expected.is_some() || short.is_none(), "{name} with {:?}", caller.roles);
+            assert!(expected.is_some() || short.is_none(), "{name} with {:?}", caller.grants);
         }
     }
     listed
@@ -245,7 +245,7 @@ fn verdict(toolbox: &Toolbox, caller: &Caller, tool: &Tool) -> &'static str {
     if toolbox.find(tool.name, caller).is_none() {
         return "hidden";
     }
-    let permit = authorize(&caller.roles, tool.permission, Target::Anywhere).expect("it is listed");
+    let permit = authorize(&caller.grants, tool.permission, Target::Anywhere).expect("it is listed");
     if permit.is_cluster_wide() { "allowed" } else { "namespaced" }
 }
 
@@ -254,7 +254,7 @@ fn reach(toolbox: &Toolbox, caller: &Caller, namespace: &str) -> &'static str {
     let seen = registry().iter().filter(|tool| toolbox.find(tool.name, caller).is_some());
     let target = Target::Namespace(namespace);
     let allowed: BTreeSet<bool> =
-        seen.map(|tool| authorize(&caller.roles, tool.permission, target).is_ok()).collect();
+        seen.map(|tool| authorize(&caller.grants, tool.permission, target).is_ok()).collect();
     match (allowed.contains(&true), allowed.contains(&false)) {
         (true, true) => "some",
         (true, false) => "yes",

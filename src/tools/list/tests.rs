@@ -3,7 +3,7 @@ use serde_json::json;
 
 use super::*;
 use crate::api::ClusterMcpRole;
-use crate::authz::{Permission, Role, authorize};
+use crate::authz::{Grants, NamespaceLabels, Permission, Role, authorize};
 
 const LIST: Permission = Permission::of("pods", "list");
 
@@ -16,8 +16,11 @@ fn permit(scope: Value, target: Target<'_>) -> Permit {
         "metadata": {"name": "fleet"}, "spec": spec,
     }))
     .expect("a role");
-    let role = Arc::new(Role::from_cluster_role(&role, "portcullis-system").expect("valid"));
-    authorize(&[role], LIST, target).expect("granted")
+    let role = Arc::new(
+        Role::from_cluster_role(&role, "portcullis-system", &NamespaceLabels::new(), &|_| None)
+            .expect("valid"),
+    );
+    authorize(&Grants::all_of([role]), LIST, target).expect("granted")
 }
 
 fn namespaces() -> Vec<String> {

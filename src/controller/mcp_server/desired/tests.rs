@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::*;
 use crate::api::{ClusterMcpRole, MaterialKind, McpRole, McpServer};
-use crate::authz::Role;
+use crate::authz::{NamespaceLabels, Role};
 use crate::controller::mcp_server::materials::Material;
 use crate::controller::mcp_server::validate::{Referred, validate};
 use crate::pki;
@@ -265,7 +265,7 @@ fn role(permissions: &str) -> Role {
     let text = format!(
         "{{apiVersion: portcullis.dev/v1alpha1, kind: McpRole, metadata: {{name: r, namespace: agents}}, spec: {{permissions: {permissions}}}}}"
     );
-    Role::from_role(&serde_saphyr::from_str::<McpRole>(&text).expect("a role")).expect("valid")
+    Role::from_role(&serde_saphyr::from_str::<McpRole>(&text).expect("a role"), &|_| None).expect("valid")
 }
 
 fn cluster_role(permissions: &str, scope: &str) -> Role {
@@ -273,7 +273,7 @@ fn cluster_role(permissions: &str, scope: &str) -> Role {
         "{{apiVersion: portcullis.dev/v1alpha1, kind: ClusterMcpRole, metadata: {{name: c}}, spec: {{permissions: {permissions}, {scope}, servers: [{{namespace: agents, name: ops}}]}}}}"
     );
     let role: ClusterMcpRole = serde_saphyr::from_str(&text).expect("a role");
-    Role::from_cluster_role(&role, "portcullis-system").expect("valid")
+    Role::from_cluster_role(&role, "portcullis-system", &NamespaceLabels::new(), &|_| None).expect("valid")
 }
 
 /// Bindings beyond the baseline, as `where -> ClusterRole`.

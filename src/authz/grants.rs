@@ -1,0 +1,251 @@
+//! The compiled policy: every role that counts for a server as sets of bits, so that a decision is a few words of
+//! `and`, whatever the number of roles, keys and namespaces.
+
+use std::borrow::Cow;
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use fixedbitset::FixedBitSet;
+
+use crate::api::{Tenancy, names};
+
+use super::catalogue::{Permission, Place};
+use super::role::{Role, RoleId};
+use super::scope::{NamespaceLabels, Scope};
+
+/// The roles that count for a server.
+#[derive(Debug, Default)]
+pub(crate) struct Roles {
+    /// In the order of their names, so that it is always the same role that decides.
+    roles: Vec<Arc<Role>>,
+    /// Those that name a permission, by its position in the catalogue.
+    granting: Vec<FixedBitSet>,
+    /// Those that grant something in some namespace.
+    somewhere: FixedBitSet,
+    /// Those that cover every namespace there is.
+    everywhere: FixedBitSet,
+    /// Those that cover a namespace that exists or that a role names.
+    covering: HashMap<String, FixedBitSet>,
+    /// The tenants of namespaces.
+    tenants: HashMap<String, String>,
+    /// Those that cover a namespace of a tenant.
+    within_tenant: HashMap<String, FixedBitSet>,
+}
+
+impl Roles {
+    /// Compiles roles for a cluster with these namespaces.
+    pub(crate) fn compile(mut roles: Vec<Arc<Role>>, namespaces: &NamespaceLabels) -> Self {
+        roles.sort_by(|a, b| a.id().cmp(b.id()));
+        let granting = Permission::all().map(|permission| those(&roles, |role| role.grants(permission)));
+        let granting = granting.collect();
+        let is_namespaced = |permission: &Permission| permission.entry().place == Place::Namespaces;
+        let somewhere =
+            those(&roles, |role| !role.scope().is_empty() && role.permissions().iter().any(is_namespaced));
+        let everywhere = those(&roles, |role| *role.scope() == Scope::All);
+        let covering = covering(&roles, &everywhere, namespaces);
+        let tenant = |labels: &std::collections::BTreeMap<String, String>| {
+            labels.get(names::TENANT_LABEL).filter(|tenant| !tenant.is_empty()).cloned()
+        };
+        let tenants: HashMap<String, String> =
+            namespaces.iter().filter_map(|(name, labels)| Some((name.clone(), tenant(labels)?))).collect();
+        let mut within_tenant: HashMap<String, FixedBitSet> = HashMap::new();
+        for (namespace, tenant) in &tenants {
+            if let Some(covering) = covering.get(namespace) {
+                let within = within_tenant.entry(tenant.clone());
+                within.or_insert_with(|| FixedBitSet::with_capacity(roles.len())).union_with(covering);
+            }
+        }
+        Self { roles, granting, somewhere, everywhere, covering, tenants, within_tenant }
+    }
+
+    /// Every role, in the order of their names.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Arc<Role>> {
+        self.roles.iter()
+    }
+
+    /// The position of a role.
+    pub(crate) fn position(&self, id: &RoleId) -> Option<usize> {
+        self.roles.binary_search_by(|role| role.id().cmp(id)).ok()
+    }
+
+    /// The role at a position.
+    pub(crate) fn at(&self, position: usize) -> &Arc<Role> {
+        &self.roles[position]
+    }
+
+    /// Number of roles.
+    pub(crate) fn len(&self) -> usize {
+        self.roles.len()
+    }
+
+    /// The roles that cover a namespace. One that neither exists nor is named costs a look at every pattern.
+    fn covering(&self, namespace: &str) -> Cow<'_, FixedBitSet> {
+        match self.covering.get(namespace) {
+            Some(known) => Cow::Borrowed(known),
+            None => Cow::Owned(those(&self.roles, |role| role.scope().covers(namespace))),
+        }
+    }
+}
+
+fn those(roles: &[Arc<Role>], is_one: impl Fn(&Role) -> bool) -> FixedBitSet {
+    let mut set = FixedBitSet::with_capacity(roles.len());
+    roles.iter().enumerate().filter(|(_, role)| is_one(role)).for_each(|(position, _)| set.insert(position));
+    set
+}
+
+fn covering(
+    roles: &[Arc<Role>],
+    everywhere: &FixedBitSet,
+    namespaces: &NamespaceLabels,
+) -> HashMap<String, FixedBitSet> {
+    let named = roles.iter().flat_map(|role| role.scope().named());
+    let known: HashSet<&str> = namespaces.keys().map(String::as_str).chain(named).collect();
+    let mut covering: HashMap<String, FixedBitSet> =
+        known.into_iter().map(|name| (name.to_owned(), everywhere.clone())).collect();
+    for (position, role) in roles.iter().enumerate() {
+        for name in role.scope().named() {
+            covering.entry(name.to_owned()).and_modify(|covering| covering.insert(position));
+        }
+        if role.scope().has_globs() {
+            let matching = covering.iter_mut().filter(|(name, _)| role.scope().covers(name));
+            matching.for_each(|(_, covering)| covering.insert(position));
+        }
+    }
+    covering
+}
+
+/// Where a caller may act at all, whatever its roles say.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub(crate) enum Confinement {
+    /// Wherever its roles reach.
+    #[default]
+    None,
+    /// In the namespaces of this tenant.
+    Tenant(Arc<str>),
+    /// Nowhere: it must belong to a tenant and does not.
+    Nowhere,
+}
+
+impl Confinement {
+    /// Where a caller with this tenant may act on a server with this rule.
+    pub(crate) fn of(tenant: Option<&str>, tenancy: Tenancy) -> Self {
+        match (tenant.filter(|tenant| !tenant.is_empty()), tenancy) {
+            (Some(tenant), _) => Confinement::Tenant(tenant.into()),
+            (None, Tenancy::IfGiven) => Confinement::None,
+            (None, Tenancy::Required) => Confinement::Nowhere,
+        }
+    }
+}
+
+/// What a caller holds: some of the roles of a server, and where it may act at all.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Grants {
+    roles: Arc<Roles>,
+    held: Arc<FixedBitSet>,
+    confinement: Confinement,
+}
+
+/// What tells one caller's grants from another's of the same policy.
+pub(crate) type GrantsKey = (Arc<FixedBitSet>, Confinement);
+
+impl Grants {
+    /// The roles at these positions.
+    pub(crate) fn new(roles: Arc<Roles>, held: Arc<FixedBitSet>, confinement: Confinement) -> Self {
+        Self { roles, held, confinement }
+    }
+
+    /// Every one of these roles, in a cluster of which no namespaces are known.
+    #[cfg(test)]
+    pub(crate) fn all_of(roles: impl IntoIterator<Item = Arc<Role>>) -> Self {
+        let roles = Roles::compile(roles.into_iter().collect(), &NamespaceLabels::new());
+        let mut held = FixedBitSet::with_capacity(roles.len());
+        held.insert_range(..);
+        Self::new(roles.into(), held.into(), Confinement::None)
+    }
+
+    /// The roles, in the order of their names.
+    pub(crate) fn roles(&self) -> impl Iterator<Item = &Arc<Role>> {
+        self.held.ones().map(|position| self.roles.at(position))
+    }
+
+    /// Number of roles.
+    pub(crate) fn count(&self) -> usize {
+        self.held.count_ones(..)
+    }
+
+    /// Where the caller may act at all.
+    pub(crate) fn confinement(&self) -> &Confinement {
+        &self.confinement
+    }
+
+    /// What tells them from other grants of the same policy.
+    pub(crate) fn key(&self) -> GrantsKey {
+        (self.held.clone(), self.confinement.clone())
+    }
+
+    /// Whether the caller's tenant has the namespace, if the caller is confined to one.
+    pub(crate) fn is_open(&self, namespace: &str) -> bool {
+        match &self.confinement {
+            Confinement::None => true,
+            Confinement::Tenant(tenant) => {
+                self.roles.tenants.get(namespace).is_some_and(|owner| **owner == **tenant)
+            }
+            Confinement::Nowhere => false,
+        }
+    }
+
+    /// The tenant of a namespace.
+    pub(crate) fn tenant_of(&self, namespace: &str) -> Option<&str> {
+        self.roles.tenants.get(namespace).map(String::as_str)
+    }
+
+    /// Whether some role grants anything in the namespace.
+    pub(crate) fn reach(&self, namespace: &str) -> bool {
+        let covering = self.roles.covering(namespace);
+        self.is_open(namespace)
+            && self.held.intersection(&covering).any(|role| self.roles.somewhere.contains(role))
+    }
+
+    /// The first role that grants the permission in the namespace.
+    pub(super) fn inside(&self, permission: Permission, namespace: &str) -> Option<&Arc<Role>> {
+        self.first(permission, &self.roles.covering(namespace))
+    }
+
+    /// The first role that grants the permission in every namespace there is.
+    pub(super) fn everywhere(&self, permission: Permission) -> Option<&Arc<Role>> {
+        self.first(permission, &self.roles.everywhere)
+    }
+
+    /// The first role that grants the permission, wherever it counts.
+    pub(super) fn at_all(&self, permission: Permission) -> Option<&Arc<Role>> {
+        self.granting(permission).next().map(|position| self.roles.at(position))
+    }
+
+    /// The roles that grant the permission in a namespace that the caller may act in. None: there is none.
+    pub(super) fn somewhere(&self, permission: Permission) -> Option<Grants> {
+        let within = match &self.confinement {
+            Confinement::None => &self.roles.somewhere,
+            Confinement::Tenant(tenant) => self.roles.within_tenant.get(&**tenant)?,
+            Confinement::Nowhere => return None,
+        };
+        let mut held = FixedBitSet::with_capacity(self.roles.len());
+        self.granting(permission)
+            .filter(|position| within.contains(*position))
+            .for_each(|position| held.insert(position));
+        (!held.is_clear()).then(|| Grants::new(self.roles.clone(), held.into(), self.confinement.clone()))
+    }
+
+    /// Whether one of the roles covers every namespace, and nothing confines the caller.
+    pub(super) fn is_unbounded(&self) -> bool {
+        self.confinement == Confinement::None && !self.held.is_disjoint(&self.roles.everywhere)
+    }
+
+    fn granting(&self, permission: Permission) -> impl Iterator<Item = usize> {
+        self.roles.granting.get(permission.index()).into_iter().flat_map(|set| self.held.intersection(set))
+    }
+
+    fn first(&self, permission: Permission, among: &FixedBitSet) -> Option<&Arc<Role>> {
+        let position = self.granting(permission).find(|position| among.contains(*position))?;
+        Some(self.roles.at(position))
+    }
+}

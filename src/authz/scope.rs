@@ -1,0 +1,207 @@
+//! Where a role counts: one namespace, those that names, patterns or labels choose, or all of them.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
+use kube::core::{Selector, SelectorExt};
+
+use crate::api::ClusterMcpRoleSpec;
+
+use super::role::InvalidRole;
+
+/// Labels of namespaces, by name.
+pub(crate) type NamespaceLabels = BTreeMap<String, BTreeMap<String, String>>;
+
+/// The namespaces in which a role counts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Scope {
+    /// One namespace.
+    Namespace(String),
+    /// Those that one of the patterns matches.
+    Patterns(Vec<NamespacePattern>),
+    /// Those whose labels match, at the time when the role was read.
+    Selected(Selected),
+    /// Every namespace there is.
+    All,
+}
+
+/// Namespaces that were chosen by their labels.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Selected {
+    /// The selector as `kubectl` writes it.
+    written: String,
+    /// The namespaces.
+    namespaces: BTreeSet<String>,
+}
+
+impl Scope {
+    /// Reads the scope of a cluster role.
+    ///
+    /// # Errors
+    /// [`InvalidRole`] names the field at fault.
+    pub(super) fn of(
+        spec: &ClusterMcpRoleSpec,
+        operator_namespace: &str,
+        namespaces: &NamespaceLabels,
+    ) -> Result<Self, InvalidRole> {
+        match (spec.all_namespaces, spec.namespaces.as_slice(), &spec.namespace_selector) {
+            (true, [], None) => Ok(Scope::All),
+            (false, names, None) => Ok(Scope::Patterns(patterns(names, operator_namespace)?)),
+            (false, [], Some(selector)) => {
+                Ok(Scope::Selected(Selected::of(selector, operator_namespace, namespaces)?))
+            }
+            _ => Err(InvalidRole::TwoScopes),
+        }
+    }
+
+    /// Whether the namespace is inside.
+    pub(crate) fn covers(&self, namespace: &str) -> bool {
+        match self {
+            Scope::Namespace(own) => own == namespace,
+            Scope::Patterns(patterns) => patterns.iter().any(|pattern| pattern.matches(namespace)),
+            Scope::Selected(selected) => selected.namespaces.contains(namespace),
+            Scope::All => true,
+        }
+    }
+
+    /// What was written: names, patterns, or a selector. None: every namespace.
+    pub(crate) fn written(&self) -> Option<Vec<&str>> {
+        match self {
+            Scope::Namespace(own) => Some(vec![own]),
+            Scope::Patterns(patterns) => Some(patterns.iter().map(|pattern| pattern.text.as_str()).collect()),
+            Scope::Selected(selected) => Some(vec![selected.written.as_str()]),
+            Scope::All => None,
+        }
+    }
+
+    /// Whether no namespace at all is inside.
+    pub(crate) fn is_empty(&self) -> bool {
+        match self {
+            Scope::Patterns(patterns) => patterns.is_empty(),
+            Scope::Selected(selected) => selected.namespaces.is_empty(),
+            Scope::Namespace(_) | Scope::All => false,
+        }
+    }
+
+    /// Namespaces that it names itself. What else it covers, its globs say.
+    pub(super) fn named(&self) -> Vec<&str> {
+        match self {
+            Scope::Namespace(own) => vec![own],
+            Scope::Patterns(patterns) => {
+                let literal = patterns.iter().filter(|pattern| !pattern.is_glob());
+                literal.map(|pattern| pattern.text.as_str()).collect()
+            }
+            Scope::Selected(selected) => selected.namespaces.iter().map(String::as_str).collect(),
+            Scope::All => Vec::new(),
+        }
+    }
+
+    /// Whether it may cover namespaces that it does not name.
+    pub(super) fn has_globs(&self) -> bool {
+        matches!(self, Scope::Patterns(patterns) if patterns.iter().any(NamespacePattern::is_glob))
+    }
+}
+
+impl Selected {
+    /// An empty selector chooses everything by Kubernetes' convention; here that must be said by `allNamespaces`.
+    fn of(
+        selector: &LabelSelector,
+        operator_namespace: &str,
+        namespaces: &NamespaceLabels,
+    ) -> Result<Self, InvalidRole> {
+        let labels = selector.match_labels.as_ref().is_some_and(|labels| !labels.is_empty());
+        let expressions = selector.match_expressions.as_deref().unwrap_or_default();
+        if !labels && expressions.is_empty() {
+            return Err(InvalidRole::EmptySelector);
+        }
+        for (index, requirement) in expressions.iter().enumerate() {
+            let has_values = requirement.values.as_ref().is_some_and(|values| !values.is_empty());
+            let needs_values = matches!(requirement.operator.as_str(), "In" | "NotIn");
+            if needs_values != has_values {
+                return Err(InvalidRole::Selector { index });
+            }
+        }
+        let parsed: Selector = selector
+            .clone()
+            .try_into()
+            .map_err(|_| InvalidRole::Selector { index: expressions.len().saturating_sub(1) })?;
+        let chosen = namespaces
+            .iter()
+            .filter(|(name, labels)| !is_protected(name, operator_namespace) && parsed.matches(labels));
+        Ok(Self {
+            written: format!("selector {parsed}"),
+            namespaces: chosen.map(|(name, _)| name.clone()).collect(),
+        })
+    }
+}
+
+/// A namespace by name or by pattern.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct NamespacePattern {
+    text: String,
+    operator_namespace: String,
+}
+
+impl NamespacePattern {
+    fn is_glob(&self) -> bool {
+        self.text.contains('*')
+    }
+
+    /// Whether the namespace matches. A pattern with `*` matches neither `kube-*` nor the operator's own namespace:
+    /// only their literal names do, so that nobody reaches them by accident.
+    pub(crate) fn matches(&self, namespace: &str) -> bool {
+        if !self.is_glob() {
+            return self.text == namespace;
+        }
+        !is_protected(namespace, &self.operator_namespace) && wildcard(&self.text, namespace)
+    }
+}
+
+/// Whether only its literal name reaches the namespace.
+fn is_protected(namespace: &str, operator_namespace: &str) -> bool {
+    namespace.starts_with(PROTECTED_PREFIX) || namespace == operator_namespace
+}
+
+const PROTECTED_PREFIX: &str = "kube-";
+
+/// Whether the text matches the pattern, where `*` stands for any run of characters.
+///
+/// Two pointers and one point to come back to: linear in practice, quadratic at worst, never exponential.
+pub(crate) fn wildcard(pattern: &str, text: &str) -> bool {
+    let (pattern, text) = (pattern.as_bytes(), text.as_bytes());
+    let (mut p, mut t) = (0, 0);
+    let mut star: Option<(usize, usize)> = None;
+    while t < text.len() {
+        if pattern.get(p) == Some(&b'*') {
+            star = Some((p, t));
+            p += 1;
+        } else if pattern.get(p) == Some(&text[t]) {
+            p += 1;
+            t += 1;
+        } else if let Some((star_p, star_t)) = star {
+            star = Some((star_p, star_t + 1));
+            p = star_p + 1;
+            t = star_t + 1;
+        } else {
+            return false;
+        }
+    }
+    pattern[p..].iter().all(|byte| *byte == b'*')
+}
+
+fn patterns(texts: &[String], operator_namespace: &str) -> Result<Vec<NamespacePattern>, InvalidRole> {
+    let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-' || c == '*';
+    texts
+        .iter()
+        .enumerate()
+        .map(|(index, text)| {
+            if text.is_empty() || text.len() > 63 || !text.chars().all(plain) {
+                return Err(InvalidRole::Namespace { index, text: text.clone() });
+            }
+            if text.starts_with(PROTECTED_PREFIX) && text.contains('*') {
+                return Err(InvalidRole::ProtectedPattern { index, text: text.clone() });
+            }
+            Ok(NamespacePattern { text: text.clone(), operator_namespace: operator_namespace.to_owned() })
+        })
+        .collect()
+}
