@@ -28,6 +28,7 @@ mod questions;
 mod refusals;
 mod revocation;
 mod rights;
+mod role_edit;
 mod server;
 mod service_accounts;
 mod signing_rotation;
