@@ -34,7 +34,7 @@ impl Chart {
     }
 
     /// What a permission stands for, as somebody wrote it: `k8s:pods:list`, `k8s:deployments.apps:*`, `k8s:*`.
-    fn permission(&self, written: &str) -> BTreeSet<Right> {
+    pub(crate) fn permission(&self, written: &str) -> BTreeSet<Right> {
         let matching = self.objects("ClusterRole").filter(|role| {
             let carried = role["metadata"]["annotations"]["portcullis.dev/permission"].as_str();
             carried.is_some_and(|carried| stands_for(written, carried, role))

@@ -285,20 +285,21 @@ async fn ask(client: &kube::Client, account: &str, namespace: &str, right: &Righ
     answer.status.is_some_and(|status| status.allowed)
 }
 
-/// Asks the API server itself about everything that the account has, everything dangerous, and some points by chance,
-/// and returns how many were asked.
+/// Asks the API server itself about everything that the account has, some points by chance, and everything dangerous if
+/// that is wanted, and returns how many were asked.
 pub(crate) async fn confirm(
     client: &kube::Client,
     account: &str,
     namespace: &str,
     rights: &BTreeSet<Right>,
+    dangerous: bool,
     by_chance: usize,
 ) -> usize {
     let grid = grid(client).await;
     let chance = RandomState::new();
     let mut rest: Vec<&Right> = grid.iter().filter(|right| !right.is_dangerous()).collect();
     rest.sort_by_key(|right| chance.hash_one(right));
-    let dangerous = grid.iter().filter(|right| right.is_dangerous());
+    let dangerous = grid.iter().filter(|right| dangerous && right.is_dangerous());
     let points: BTreeSet<&Right> =
         rights.iter().chain(dangerous).chain(rest.into_iter().take(by_chance)).collect();
     let count = points.len();

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::chart::Chart;
 use super::grid::Right;
 use super::{difference, own};
-use crate::cluster::{Namespace, apply, client, kubectl, object, objects};
+use crate::cluster::{Namespace, apply, client, kubectl, objects};
 
 /// Within this time a namespace that stops matching has lost its binding.
 const WITHIN: Duration = Duration::from_secs(5);
@@ -28,10 +28,9 @@ impl Reach {
         home.label("portcullis.dev/servers=cluster");
         let (_, suffix) = home.name().rsplit_once('-').expect("a name with a suffix");
         let near = Namespace::plain(&format!("{suffix}-near"));
-        let uid = object("", "namespace", home.name()).expect("it was made")["metadata"]["uid"].clone();
         let role = json!({"apiVersion": "portcullis.dev/v1alpha1", "kind": "ClusterMcpRole",
             "metadata": {"name": format!("e2e-{suffix}"),
-                "ownerReferences": [{"apiVersion": "v1", "kind": "Namespace", "name": home.name(), "uid": uid}]},
+                "ownerReferences": home.owner()},
             "spec": {"permissions": ["k8s:pods:list", "k8s:pods:logs"], "namespaces": [format!("e2e-{suffix}-n*")],
                 "servers": [{"namespace": home.name(), "name": "ops"}]}});
         let server = json!({"apiVersion": "portcullis.dev/v1alpha1", "kind": "McpServer", "spec": {},

@@ -127,7 +127,7 @@ async fn the_operator_has_the_rights_that_two_files_list_and_no_others() {
     for place in [works.name(), unlabelled.name(), OPERATOR_NAMESPACE, "kube-system", ""] {
         let all = rights(&client, OPERATOR, place).await;
         assert_harmless(place, &all);
-        confirm(&client, OPERATOR, place, &all, 100).await;
+        confirm(&client, OPERATOR, place, &all, true, 100).await;
     }
 }
 
