@@ -7,6 +7,7 @@ mod operator;
 mod pods;
 mod rules;
 mod servers;
+mod strangers;
 
 use std::time::Duration;
 

@@ -229,6 +229,10 @@ async fn the_operator_writes_children_under_names_of_its_own_only() {
             create(&operator, &with(child, "/metadata/labels", json!({}))).await,
         );
     }
+    for field in ["secrets", "imagePullSecrets"] {
+        let account = with(&children[1], &format!("/{field}"), json!([{"name": "database"}]));
+        refused(field, ACCOUNT, create(&operator, &account).await);
+    }
     let taken = &children[1];
     given(&admin, taken).await;
     refused("a name that somebody else had first", CHILD_OWNER, replace(&operator, taken).await);

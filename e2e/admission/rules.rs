@@ -57,6 +57,8 @@ pub(super) const SERVICE: Rule = (
     "portcullis-operator-services",
     "a Service of the operator leads to pods and takes no address of others",
 );
+pub(super) const ACCOUNT: Rule =
+    ("portcullis-operator-accounts", "a ServiceAccount of the operator gets no Secrets");
 pub(super) const SPEC: Rule = (
     "portcullis-operator-objects",
     "the operator does not write what people ask for, only finalizers and status",
@@ -102,7 +104,8 @@ fn every_rule_of_the_chart_is_expected_by_a_test() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("e2e/admission");
     let source = |file: &str| std::fs::read_to_string(folder.join(file)).expect("a source of the tests");
     let own = source("rules.rs");
-    let expected: String = ["authors.rs", "operator.rs", "pods.rs", "servers.rs"].map(source).concat();
+    let expected: String =
+        ["authors.rs", "operator.rs", "pods.rs", "servers.rs", "strangers.rs"].map(source).concat();
     let constants: Vec<&str> =
         own.split("\npub(super) const ").skip(1).filter_map(|it| it.split(");\n").next()).collect();
     for name in constants.iter().filter_map(|constant| constant.split(": Rule").next()) {
