@@ -72,6 +72,7 @@ impl World {
         home.label("portcullis.dev/servers=cluster");
         let other = Namespace::plain("rights-other");
         let (north, northern, south) = (near("north"), near("northern"), near("south"));
+        south.label(&format!("reach={prefix}"));
         Self { other, north, northern, south, outside: Namespace::plain("rights-outside"), prefix, home }
     }
 
@@ -100,6 +101,10 @@ impl World {
                 json!({"permissions": ["k8s:deployments.apps:scale", "k8s:deployments:restart", "k8s:pods:list"],
                     "servers": ["ops"]}),
             ),
+            role(
+                "heir",
+                json!({"inherits": ["deployer"], "permissions": ["k8s:services:get"], "servers": ["wide"]}),
+            ),
             role("another-server", json!({"permissions": ["k8s:*"], "servers": ["none"]})),
             role("not-in-the-catalogue", json!({"permissions": ["k8s:secrets:get"]})),
             wide(
@@ -114,7 +119,14 @@ impl World {
                 json!({"namespaces": [self.south.name(), "kube-public", "no-such-namespace"]}),
                 ops.clone(),
             ),
-            wide("nowhere", json!(["k8s:*"]), json!({}), ops.clone()),
+            wide(
+                "selector",
+                json!(["k8s:services:get"]),
+                json!({"namespaceSelector": {"matchLabels": {"reach": prefix}},
+                    "inherits": [format!("{prefix}-nowhere")]}),
+                all.clone(),
+            ),
+            wide("nowhere", json!(["k8s:events:*"]), json!({}), ops.clone()),
             wide("another-server", json!(["k8s:*"]), json!({"namespaces": [self.north.name()]}), others),
             wide("everywhere", json!(["k8s:replicasets:get"]), json!({"allNamespaces": true}), all.clone()),
             wide("all-here", json!(["k8s:*"]), json!({"namespaces": [self.northern.name()]}), all),
@@ -126,6 +138,14 @@ impl World {
         let known = ["kube-system", "kube-public", "default", OPERATOR_NAMESPACE, ""];
         made.iter().map(|namespace| namespace.name()).chain(known).collect()
     }
+}
+
+/// Labels of a namespace; the cluster has none.
+fn labels(namespace: &str) -> Value {
+    if namespace.is_empty() {
+        return Value::Null;
+    }
+    object("", "namespace", namespace).expect("the namespace is there")["metadata"]["labels"].clone()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -143,7 +163,7 @@ async fn a_server_has_exactly_its_baseline_and_the_union_of_its_roles() {
     for server in ["ops", "wide"] {
         let account = format!("system:serviceaccount:{home}:{server}-mcp");
         for place in world.places() {
-            let wanted = chart.server(home, server, &roles, place);
+            let wanted = chart.server(home, server, &roles, place, &labels(place));
             becomes(&client, &account, place, &wanted).await;
             let all = rights(&client, &account, place).await;
             let dangerous = server == "ops" && ["", "kube-system", home, world.north.name()].contains(&place);

@@ -6,7 +6,7 @@ use std::time::Duration;
 use kube::api::{Api, Patch, PatchParams};
 use serde_json::{Value, json};
 
-use super::rules::rules;
+use super::rules::{is_slice, rules};
 use super::{
     acting_as, allowed, api, change, cluster_role_binding, create, given, grant, portcullis, role_binding,
     soon_allowed, with,
@@ -165,9 +165,9 @@ async fn who_binds_a_role_to_a_key_needs_the_verb_bind_on_it() {
     refused("starting a key again", "portcullis-key-author", starting);
 }
 
-/// The messages of the policies whose names begin so.
+/// The messages of a policy and its slices.
 fn messages(chart: &Chart, policy: &str) -> BTreeSet<String> {
-    let all = rules(chart).into_iter().filter(|(name, _)| name.starts_with(policy));
+    let all = rules(chart).into_iter().filter(|(name, _)| is_slice(name, policy));
     all.map(|(_, message)| message).collect()
 }
 
@@ -260,6 +260,51 @@ async fn every_role_of_a_key_is_looked_at_in_its_place() {
                 (foreign["kind"].as_str().expect("text"), foreign["name"].as_str().expect("text"));
             let expected =
                 format!("denied request: spec.roles[{place}]: you do not hold bind on {kind} {name}");
+            assert!(message.ends_with(&expected), "not {expected:?} but {message}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn every_inherited_role_is_looked_at_in_its_place() {
+    let (admin, chart) = (cluster::client().await, Chart::read());
+    let namespace = cluster::temp_namespace(&admin, "inheritance").await;
+    let (ns, owner) = (namespace.name(), namespace.owner());
+    let places = messages(&chart, "portcullis-role-author-inheritance").len();
+    assert_eq!(messages(&chart, "portcullis-cluster-role-author-inheritance").len(), places);
+    let own: Vec<String> = (0..places).map(|index| format!("role-{index}")).collect();
+    let user = format!("{ns}-heir");
+    let rules = json!([
+        {"apiGroups": ["portcullis.dev"], "resources": ["mcproles", "clustermcproles"], "verbs": ["create"]},
+        {"apiGroups": ["portcullis.dev"], "resources": ["mcproles", "clustermcproles"], "verbs": ["bind"],
+            "resourceNames": own}]);
+    let role = json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole", "rules": rules,
+        "metadata": {"name": user, "ownerReferences": owner}});
+    given(&admin, &role).await;
+    let subjects = json!([{"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": user}]);
+    let binding = cluster_role_binding(&user, &user, subjects);
+    given(&admin, &with(&binding, "/metadata/ownerReferences", owner)).await;
+    let heir = acting_as(&user).await;
+    let local = |inherits: &[String]| portcullis("McpRole", ns, "heir", json!({"inherits": inherits}));
+    let wide = |inherits: &[String]| {
+        let spec =
+            json!({"inherits": inherits, "namespaces": [ns], "servers": [{"namespace": ns, "name": "ops"}]});
+        json!({"apiVersion": "portcullis.dev/v1alpha1", "kind": "ClusterMcpRole", "spec": spec,
+            "metadata": {"name": ns}})
+    };
+    soon_allowed("roles that may be bound", &heir, &local(&own)).await;
+    allowed("roles of the cluster that may be bound", create(&heir, &wide(&own)).await);
+    let more: Vec<String> = (0..=places).map(|index| format!("role-{index}")).collect();
+    for role in [local(&more), wide(&more)] {
+        let refusal = create(&admin, &role).await.expect_err("no more places than are looked at");
+        assert!(refusal.contains("Too many"), "{refusal}");
+    }
+    for place in 0..places {
+        let mut inherits = own.clone();
+        "foreign".clone_into(&mut inherits[place]);
+        for role in [local(&inherits), wide(&inherits)] {
+            let message = create(&heir, &role).await.expect_err("a role that may not be bound");
+            let expected = format!("denied request: spec.inherits[{place}]: you do not hold bind on foreign");
             assert!(message.ends_with(&expected), "not {expected:?} but {message}");
         }
     }

@@ -42,6 +42,19 @@ impl Chart {
         matching.flat_map(granted).collect()
     }
 
+    /// What a role stands for: its own permissions, and those of the roles that it inherits.
+    fn role(&self, role: &Value, roles: &[Value]) -> BTreeSet<Right> {
+        let spec = &role["spec"];
+        let mut rights: BTreeSet<Right> =
+            texts(&spec["permissions"]).iter().flat_map(|written| self.permission(written)).collect();
+        for name in texts(&spec["inherits"]) {
+            let parent =
+                roles.iter().find(|found| found["kind"] == role["kind"] && found["metadata"]["name"] == name);
+            rights.extend(self.role(parent.expect("the tests write whole families"), roles));
+        }
+        rights
+    }
+
     /// What a server may do in a namespace, beyond what every account may: its baseline, and what the written roles
     /// say. The empty namespace is the cluster.
     pub(crate) fn server(
@@ -50,6 +63,7 @@ impl Chart {
         server: &str,
         roles: &[Value],
         namespace: &str,
+        labels: &Value,
     ) -> BTreeSet<Right> {
         let mut rights = self.rights("portcullis:server-cluster");
         if namespace == home {
@@ -59,20 +73,20 @@ impl Chart {
             let spec = &role["spec"];
             let counts = match role["kind"].as_str() {
                 Some("McpRole") => {
-                    namespace == home
-                        && (texts(&spec["servers"]).is_empty() || texts(&spec["servers"]).contains(&server))
+                    let servers = texts(&spec["servers"]);
+                    namespace == home && (servers.is_empty() || servers.contains(&server))
                 }
                 Some("ClusterMcpRole") => {
                     let servers = spec["servers"].as_array().expect("a cluster role names servers");
                     servers.iter().any(|found| found["namespace"] == home && found["name"] == server)
                         && (spec["allNamespaces"] == true
-                            || texts(&spec["namespaces"]).iter().any(|written| matches(written, namespace)))
+                            || texts(&spec["namespaces"]).iter().any(|written| matches(written, namespace))
+                            || selects(&spec["namespaceSelector"]["matchLabels"], namespace, labels))
                 }
                 _ => false,
             };
             if counts {
-                rights
-                    .extend(texts(&spec["permissions"]).iter().flat_map(|written| self.permission(written)));
+                rights.extend(self.role(role, roles));
             }
         }
         rights
@@ -111,10 +125,20 @@ fn stands_for(written: &str, carried: &str, role: &Value) -> bool {
 fn matches(written: &str, namespace: &str) -> bool {
     let Some((start, end)) = written.split_once('*') else { return written == namespace };
     assert!(!end.contains('*'), "the tests write patterns with one star");
-    let protected = namespace.starts_with("kube-") || namespace == OPERATOR_NAMESPACE;
-    !protected
-        && !namespace.is_empty()
+    !is_protected(namespace)
         && namespace.len() >= start.len() + end.len()
         && namespace.starts_with(start)
         && namespace.ends_with(end)
+}
+
+/// Whether a namespace carries the labels of a selector, and is none of the cluster's own.
+fn selects(wanted: &Value, namespace: &str, labels: &Value) -> bool {
+    let wanted = wanted.as_object().filter(|wanted| !wanted.is_empty());
+    wanted.is_some_and(|wanted| wanted.iter().all(|(name, value)| labels[name] == *value))
+        && !is_protected(namespace)
+}
+
+/// Whether only its literal name reaches a namespace; and the cluster is no namespace.
+fn is_protected(namespace: &str) -> bool {
+    namespace.is_empty() || namespace.starts_with("kube-") || namespace == OPERATOR_NAMESPACE
 }

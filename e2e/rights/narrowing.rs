@@ -46,7 +46,8 @@ impl Reach {
     }
 
     fn wanted(&self, roles: &[Value]) -> BTreeSet<Right> {
-        Chart::read().server(self.home.name(), "ops", roles, self.near.name())
+        let labels = json!({"reach": "yes"});
+        Chart::read().server(self.home.name(), "ops", roles, self.near.name(), &labels)
     }
 
     /// Bindings of the server in the namespace of the pattern.
@@ -91,6 +92,32 @@ impl Reach {
         let mut role = self.role.clone();
         role["spec"]["namespaces"] = namespaces.clone();
         apply(self.home.name(), &role.to_string());
+    }
+
+    /// Writes the role with a label for the namespace in place of its names.
+    fn select(&mut self) {
+        let spec = self.role["spec"].as_object_mut().expect("an object");
+        spec.insert("namespaceSelector".to_owned(), json!({"matchLabels": {"reach": "yes"}}));
+        spec.remove("namespaces");
+        apply(self.home.name(), &self.role.to_string());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn serial_a_namespace_that_loses_its_label_loses_its_bindings_within_five_seconds() {
+    let mut reach = Reach::make().await;
+    reach.arrives().await;
+    reach.select();
+    reach.goes("a namespace without the label of the selector").await;
+    for _ in 0..5 {
+        reach.near.label("reach=yes");
+        reach.arrives().await;
+        reach.near.label("reach=no");
+        reach.goes("a namespace with another value of the label").await;
+        reach.near.label("reach=yes");
+        reach.arrives().await;
+        reach.near.label("reach-");
+        reach.goes("a namespace that lost the label").await;
     }
 }
 
