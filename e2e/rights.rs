@@ -43,7 +43,7 @@ const RESOURCES: [(&str, &str, &str); 27] = [
 ];
 
 /// Everything of the grid that the API server allows, as `verb group/resource/subresource`.
-async fn allowed(client: &kube::Client, account: &str, namespace: &str) -> BTreeSet<String> {
+pub(crate) async fn allowed(client: &kube::Client, account: &str, namespace: &str) -> BTreeSet<String> {
     let grid = RESOURCES.iter().flat_map(|resource| VERBS.iter().map(move |verb| (resource, *verb)));
     let reviews = Api::<SubjectAccessReview>::all(client.clone());
     stream::iter(grid)
