@@ -62,7 +62,10 @@ impl World {
         };
         let namespace = object["metadata"]["namespace"].as_str().unwrap_or(self.namespace.name());
         let resource = ApiResource::from_gvk(&GroupVersionKind::gvk(group, version, kind));
-        Api::namespaced_with(client.clone(), namespace, &resource)
+        match kind {
+            "ClusterMcpRole" => Api::all_with(client.clone(), &resource),
+            _ => Api::namespaced_with(client.clone(), namespace, &resource),
+        }
     }
 
     /// Puts the names of the namespaces, and the uids of objects that are there, into a text.

@@ -70,9 +70,20 @@ fn children(server: &str, namespace: &str) -> Vec<(&'static str, Value)> {
 const CHILDREN: [&str; 9] =
     ["account", "service", "deployment", "policy", "budget", "tls", "internal", "signing", "binding"];
 
-/// Gives an object of somebody else the marks of the operator's: none, its labels, or also another server as owner.
+/// Gives an object of somebody else the marks of the operator's: none, its labels and types, or also another server as
+/// owner.
 fn disguise(object: &mut Value, look: &str, owner: &Value) {
     if look != "plain" {
+        let name = object["metadata"]["name"].as_str().unwrap_or_default();
+        let type_ = match name.rsplit('-').next() {
+            Some("tls") => "kubernetes.io/tls",
+            Some("internal") => "portcullis.dev/internal-tls",
+            Some("signing") => "portcullis.dev/signing-keys",
+            _ => "portcullis.dev/api-key",
+        };
+        if object["kind"] == "Secret" {
+            object["type"] = json!(type_);
+        }
         object["metadata"]["labels"] = json!({"app.kubernetes.io/managed-by": "portcullis",
             "app.kubernetes.io/part-of": "portcullis", "portcullis.dev/server": "decoy"});
     }
@@ -97,7 +108,9 @@ async fn what_others_have_under_the_name_of_a_child_stays_as_it_is_and_nothing_i
     let owner = decoy(&world).await;
     let (mut foreign, mut servers) = (Vec::new(), Vec::new());
     for look in LOOKS {
-        for child in CHILDREN {
+        // A binding with the name and the labels of the operator's is the operator's: bindings in other namespaces can
+        // have no owner. It then says what the roles say.
+        for child in CHILDREN.into_iter().filter(|child| *child != "binding" || look == "plain") {
             let server = format!("{child}-{look}");
             let all = children(&server, world.namespace.name());
             let (_, mut object) = all.into_iter().find(|(word, _)| *word == child).expect("a child");
@@ -192,6 +205,14 @@ async fn a_name_that_is_made_again_inherits_nothing() {
         |name: &str| cluster::object(world.namespace.name(), "serviceaccount", &format!("{name}-mcp"));
     let first: Vec<Value> = ways.iter().filter_map(|(name, _)| accounts(name)).collect();
     assert_eq!(first.len(), ways.len(), "each server has an account");
+    let mut secrets = Vec::new();
+    for (name, _) in ways {
+        let name = format!("{name}-mcp-key");
+        let made = eventually(&format!("{name} is there"), PATIENCE, async || {
+            cluster::object(world.namespace.name(), "secret", &name)
+        });
+        secrets.push(Some(made.await["metadata"]["uid"].clone()));
+    }
     for (name, how) in ways {
         for object in [server(name), key(name)] {
             world.delete(&world.api(&world.client, &object), name, how).await;
@@ -210,9 +231,13 @@ async fn a_name_that_is_made_again_inherits_nothing() {
         if is_the_first && how == Again::Background {
             wrong.push(format!("{name} has the account of the server before it"));
         }
+        let successor = world.seen(&key(name)).await;
         let secret = cluster::object(world.namespace.name(), "secret", &format!("{name}-mcp-key"));
-        if secret.is_some() && !is_as(&world.seen(&key(name)).await, "Ready=False/*") {
-            wrong.push(format!("the key {name} took over a Secret"));
+        let owner = secret.as_ref().map(|secret| &secret["metadata"]["ownerReferences"][0]["uid"]);
+        let is_taken = secrets.contains(&secret.as_ref().map(|secret| secret["metadata"]["uid"].clone()))
+            && owner == Some(&successor["metadata"]["uid"]);
+        if secret.is_some() && is_taken {
+            wrong.push(format!("the key {name} took over the Secret of the key before it"));
         }
     }
     wrong.extend(before.compare(&Reach::of(&world).await));

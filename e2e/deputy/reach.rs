@@ -56,7 +56,7 @@ type Place = (String, String);
 /// What can be reached at one time.
 pub(super) struct Reach {
     namespace: String,
-    /// Answers of the API server over the grid of verbs and resources, for the tenant and the account of any pod.
+    /// Answers of the API server over the grid of verbs and resources, for the tenant, and for any pod at home.
     grid: BTreeMap<Place, BTreeSet<String>>,
     /// Every rule that counts for the tenant and for each ServiceAccount of both namespaces.
     rules: BTreeMap<Place, BTreeSet<String>>,
@@ -72,11 +72,11 @@ impl Reach {
         let (namespace, victim) = (world.namespace.name(), world.victim.name());
         let any_pod = account(namespace, "default");
         let mut grid = BTreeMap::new();
-        for scope in [namespace, victim, "kube-system", OPERATOR_NAMESPACE, ""] {
-            for who in [&world.tenant, &any_pod] {
-                let rights = allowed(&world.admin, who, scope).await;
-                grid.insert((who.clone(), scope.to_owned()), rights);
-            }
+        let scopes = [namespace, victim, "kube-system", OPERATOR_NAMESPACE, ""];
+        let asked = scopes.iter().map(|scope| (&world.tenant, *scope)).chain([(&any_pod, namespace)]);
+        for (who, scope) in asked {
+            let rights = allowed(&world.admin, who, scope).await;
+            grid.insert((who.clone(), scope.to_owned()), rights);
         }
         let mut identities = vec![world.tenant.clone()];
         for place in [namespace, victim] {
@@ -136,9 +136,9 @@ impl Reach {
     /// What can be reached afterwards and could not before, in words.
     pub(super) fn compare(&self, after: &Self) -> Vec<String> {
         let mut wrong = Vec::new();
-        for (place, before) in self.grid.iter().chain(&self.rules) {
-            let now = if self.grid.contains_key(place) { after.grid.get(place) } else { None };
-            let now = now.or_else(|| after.rules.get(place));
+        let grid = self.grid.iter().map(|(place, before)| (place, before, after.grid.get(place)));
+        let rules = self.rules.iter().map(|(place, before)| (place, before, after.rules.get(place)));
+        for (place, before, now) in grid.chain(rules) {
             if let Some(now) = now.filter(|now| *now != before) {
                 let (gained, lost) = (now.difference(before), before.difference(now));
                 wrong.push(format!(
