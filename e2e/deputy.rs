@@ -3,6 +3,7 @@
 //!
 //! The cases stand in `deputy/*.yaml`, for people to read; `src/api/references.rs` holds that every field is among them.
 
+mod callers;
 mod cases;
 mod names;
 mod reach;
@@ -38,18 +39,10 @@ struct World {
 impl World {
     async fn new(prefix: &str) -> Self {
         let (namespace, victim) = (Namespace::opted_in(prefix), Namespace::opted_in("deputy-victim"));
-        let (tenant, admin) = (format!("tenant-{}", namespace.name()), cluster::client().await);
-        let rights = json!({"apiVersion": "v1", "kind": "List", "items": [
-            {"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "Role", "metadata": {"name": "tenant"},
-                "rules": [{"apiGroups": ["portcullis.dev"], "resources": ["mcpservers", "mcproles", "mcpapikeys"],
-                    "verbs": ["get", "list", "watch", "create", "update", "patch", "delete"]}]},
-            {"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "RoleBinding", "metadata": {"name": "tenant"},
-                "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": "tenant"},
-                "subjects": [{"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": tenant}]}]});
-        apply(namespace.name(), &rights.to_string());
+        let tenant = a_tenant_of(namespace.name());
         let victims: Vec<Value> = serde_saphyr::from_multiple(VICTIM).expect("manifests");
         apply(victim.name(), &foreign(&victims));
-        let client = acting_as(&tenant).await;
+        let (client, admin) = (acting_as(&tenant).await, cluster::client().await);
         Self { namespace, victim, tenant, admin, client }
     }
 
@@ -188,6 +181,20 @@ kind: McpRole
 metadata: {name: viewer}
 spec: {permissions: ['k8s:pods:list']}
 ";
+
+/// Name of a user that may write our objects in a namespace, and nothing else.
+fn a_tenant_of(namespace: &str) -> String {
+    let tenant = format!("tenant-{namespace}");
+    let rights = json!({"apiVersion": "v1", "kind": "List", "items": [
+            {"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "Role", "metadata": {"name": "tenant"},
+                "rules": [{"apiGroups": ["portcullis.dev"], "resources": ["mcpservers", "mcproles", "mcpapikeys"],
+                    "verbs": ["get", "list", "watch", "create", "update", "patch", "delete"]}]},
+            {"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "RoleBinding", "metadata": {"name": "tenant"},
+                "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": "tenant"},
+                "subjects": [{"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": tenant}]}]});
+    apply(namespace, &rights.to_string());
+    tenant
+}
 
 /// A server whose pods no node takes: what it may do is decided without them, and the nodes have other work.
 fn out_of_the_way(object: &Value) -> Value {

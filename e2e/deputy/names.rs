@@ -208,10 +208,11 @@ async fn a_name_that_is_made_again_inherits_nothing() {
     let mut secrets = Vec::new();
     for (name, _) in ways {
         let name = format!("{name}-mcp-key");
-        let made = eventually(&format!("{name} is there"), PATIENCE, async || {
+        let made = eventually("the key has its Secret", PATIENCE, async || {
             cluster::object(world.namespace.name(), "secret", &name)
-        });
-        secrets.push(Some(made.await["metadata"]["uid"].clone()));
+        })
+        .await;
+        secrets.push(made["metadata"]["uid"].clone());
     }
     for (name, how) in ways {
         for object in [server(name), key(name)] {
@@ -233,10 +234,11 @@ async fn a_name_that_is_made_again_inherits_nothing() {
         }
         let successor = world.seen(&key(name)).await;
         let secret = cluster::object(world.namespace.name(), "secret", &format!("{name}-mcp-key"));
-        let owner = secret.as_ref().map(|secret| &secret["metadata"]["ownerReferences"][0]["uid"]);
-        let is_taken = secrets.contains(&secret.as_ref().map(|secret| secret["metadata"]["uid"].clone()))
-            && owner == Some(&successor["metadata"]["uid"]);
-        if secret.is_some() && is_taken {
+        let is_taken = secret.is_some_and(|secret| {
+            secrets.contains(&secret["metadata"]["uid"])
+                && secret["metadata"]["ownerReferences"][0]["uid"] == successor["metadata"]["uid"]
+        });
+        if is_taken {
             wrong.push(format!("the key {name} took over the Secret of the key before it"));
         }
     }
