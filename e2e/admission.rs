@@ -23,7 +23,7 @@ use rules::Rule;
 const OPERATOR: &str = "system:serviceaccount:portcullis-system:portcullis-operator";
 
 /// A client that acts as somebody else.
-async fn acting_as(user: &str) -> Client {
+pub(crate) async fn acting_as(user: &str) -> Client {
     let mut config = Config::infer().await.expect("KUBECONFIG names a cluster");
     config.auth_info.impersonate = Some(user.to_owned());
     Client::try_from(config).expect("the configuration is valid")

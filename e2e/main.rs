@@ -12,6 +12,7 @@ mod canaries;
 mod certificates;
 mod cluster;
 mod conformance;
+mod deputy;
 mod from_directory;
 mod imported_keys;
 mod issuer;
