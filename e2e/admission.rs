@@ -3,6 +3,7 @@
 
 mod attacker;
 mod authors;
+mod callers;
 mod operator;
 mod pods;
 mod rules;

@@ -53,6 +53,14 @@ pub(super) const POD_VOLUMES: Rule = (
     DEPLOYMENTS,
     "a server mounts Secrets, what callers are proved with, empty folders and its own token only",
 );
+pub(super) const PROOFS: Rule = (
+    "portcullis-server-callers",
+    "spec.authentication names new proofs of callers, you do not hold bind on mcproles in this namespace",
+);
+pub(super) const PROOFS_CLUSTER: Rule = (
+    "portcullis-server-callers",
+    "spec.authentication names new proofs of callers where ClusterMcpRoles count, you do not hold bind on clustermcproles",
+);
 pub(super) const SERVICE: Rule = (
     "portcullis-operator-services",
     "a Service of the operator leads to pods and takes no address of others",
@@ -112,7 +120,9 @@ fn every_rule_of_the_chart_is_expected_by_a_test() {
     let source = |file: &str| std::fs::read_to_string(folder.join(file)).expect("a source of the tests");
     let own = source("rules.rs");
     let expected: String =
-        ["authors.rs", "operator.rs", "pods.rs", "servers.rs", "strangers.rs"].map(source).concat();
+        ["authors.rs", "callers.rs", "operator.rs", "pods.rs", "servers.rs", "strangers.rs"]
+            .map(source)
+            .concat();
     let constants: Vec<&str> =
         own.split("\npub(super) const ").skip(1).filter_map(|it| it.split(");\n").next()).collect();
     for name in constants.iter().filter_map(|constant| constant.split(": Rule").next()) {

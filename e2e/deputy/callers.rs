@@ -25,7 +25,7 @@ async fn a_key_that_a_tenant_makes_calls_nothing_whoever_it_says_it_is() {
     let (endpoint, victim) =
         tokio::join!(Endpoint::start_with("deputy-calls", wishes), Endpoint::start("deputy-called", 1));
     let (namespace, other) = (endpoint.namespace(), victim.namespace());
-    let tenant = a_tenant_of(namespace);
+    let tenant = a_tenant_of(namespace, &[]);
     let keys = [
         ("nobody", json!({"identity": "nobody", "servers": ["ops"]})),
         ("alice", json!({"identity": "alice", "servers": ["ops"]})),
@@ -61,7 +61,6 @@ async fn a_key_that_a_tenant_makes_calls_nothing_whoever_it_says_it_is() {
 
 /// Whoever says by what callers are proved can be any of them, and so hold every role of the namespace.
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "no admission policy asks for it yet"]
 async fn who_says_by_what_callers_are_proved_needs_the_right_to_bind_roles() {
     let world = World::new("deputy-proofs").await;
     apply(world.namespace.name(), BOSS);

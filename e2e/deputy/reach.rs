@@ -26,25 +26,20 @@ const KINDS: &str = "secrets,configmaps,services,serviceaccounts,deployments,net
 const WITH_STATUS: [&str; 5] = ["Deployment", "PodDisruptionBudget", "McpServer", "McpRole", "McpApiKey"];
 
 /// What any server may do in its own namespace, whatever its roles.
-const BASELINE: [&str; 11] = [
-    "get portcullis.dev/mcpservers",
+const BASELINE: [&str; 8] = [
     "list portcullis.dev/mcpservers",
     "watch portcullis.dev/mcpservers",
-    "get portcullis.dev/mcproles",
     "list portcullis.dev/mcproles",
     "watch portcullis.dev/mcproles",
-    "get portcullis.dev/mcpapikeys",
     "list portcullis.dev/mcpapikeys",
     "watch portcullis.dev/mcpapikeys",
     "create events.k8s.io/events",
     "patch events.k8s.io/events",
 ];
 /// What any server may do on objects without a namespace.
-const CLUSTER_BASELINE: [&str; 7] = [
-    "get portcullis.dev/clustermcproles",
+const CLUSTER_BASELINE: [&str; 5] = [
     "list portcullis.dev/clustermcproles",
     "watch portcullis.dev/clustermcproles",
-    "get /namespaces",
     "list /namespaces",
     "watch /namespaces",
     "create authentication.k8s.io/tokenreviews",
