@@ -14,6 +14,7 @@ mod about;
 mod call;
 mod client_tls;
 mod draft;
+mod habits;
 mod handler;
 mod hosts;
 mod internal;
@@ -54,6 +55,7 @@ use crate::index::Policy;
 use crate::metrics::Metrics;
 use crate::tools::Tool;
 use client_tls::ClientTls;
+use habits::Habits;
 use hosts::OwnHosts;
 use listener::{Connection, Handshake, Listener, Security};
 use peers::Peers;
@@ -216,6 +218,7 @@ pub(crate) async fn bind(config: ServeConfig, parts: ServeParts) -> Result<Serve
         metrics: parts.metrics.clone(),
         authenticator: parts.authenticator,
         toolbox: toolbox::Toolbox::new(parts.tools),
+        habits: Habits::new(),
         recording: TaskTracker::new(),
         places: Semaphore::new(CALLS),
         deadline: config.times.call,
