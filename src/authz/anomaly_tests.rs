@@ -211,12 +211,8 @@ struct Step {
 }
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
-    let class = prop_oneof![
-        Just(Class::Read),
-        Just(Class::Sensitive),
-        Just(Class::Write),
-        Just(Class::Destructive)
-    ];
+    let class =
+        prop_oneof![Just(Class::Read), Just(Class::Sensitive), Just(Class::Write), Just(Class::Destructive)];
     let step = (0_u64..200_000, 0_u8..40, 0_u8..12, class, any::<bool>(), 1_u16..200);
     let step = step.prop_map(|(pause, caller, network, class, refused, times)| Step {
         pause: Duration::from_millis(pause),
