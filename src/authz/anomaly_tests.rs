@@ -261,6 +261,24 @@ proptest! {
     }
 
     #[test]
+    fn no_order_of_times_makes_it_panic(
+        times in prop::collection::vec(any::<u64>(), 1..50), refuses in any::<bool>()
+    ) {
+        let (mut detector, _) = detector();
+        let regime = Regime { refuses, ..watching(AnomalySensitivity::High) };
+        for now in times.into_iter().map(Duration::from_secs) {
+            detector.judge_call("ci", Some(HOME), regime, now);
+            detector.judge_class("ci", Class::Destructive, regime, now);
+            detector.note_refusal("ci", now);
+        }
+    }
+}
+
+proptest! {
+    // Each case is twenty thousand calls.
+    #![proptest_config(ProptestConfig::with_cases(32))]
+
+    #[test]
     fn a_steady_client_is_never_anomalous(
         sensitivity in sensitivity(),
         exponent in 0.0_f64..6.0,
@@ -277,19 +295,6 @@ proptest! {
             prop_assert_eq!(detector.judge_call("ci", Some(HOME), regime, now), None);
             prop_assert_eq!(detector.judge_class("ci", class, regime, now), None);
             now += pause;
-        }
-    }
-
-    #[test]
-    fn no_order_of_times_makes_it_panic(
-        times in prop::collection::vec(any::<u64>(), 1..50), refuses in any::<bool>()
-    ) {
-        let (mut detector, _) = detector();
-        let regime = Regime { refuses, ..watching(AnomalySensitivity::High) };
-        for now in times.into_iter().map(Duration::from_secs) {
-            detector.judge_call("ci", Some(HOME), regime, now);
-            detector.judge_class("ci", Class::Destructive, regime, now);
-            detector.note_refusal("ci", now);
         }
     }
 }

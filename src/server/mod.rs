@@ -51,6 +51,7 @@ use tracing::info;
 
 use crate::audit::AuditLog;
 use crate::authenticator::Authenticator;
+use crate::authz::Violation;
 use crate::index::Policy;
 use crate::metrics::Metrics;
 use crate::tools::Tool;
@@ -210,6 +211,7 @@ pub(crate) async fn bind(config: ServeConfig, parts: ServeParts) -> Result<Serve
     }
     let own_ip = config.pod_ip.unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST));
     let hosts = OwnHosts::new(&config.namespace, &config.server, config.pod_ip);
+    Violation::ALL.iter().for_each(|violation| parts.metrics.expect_violation(violation.as_str()));
     let core = Core {
         server: name,
         client: parts.client,

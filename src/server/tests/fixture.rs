@@ -371,17 +371,18 @@ impl Fixture {
         self.events().into_iter().next().expect("an event")
     }
 
-    /// What a counter with its labels stands at.
-    pub(super) fn counted(&self, counter: &str) -> u64 {
+    /// What a counter with its labels stands at, if it is shown at all.
+    pub(super) fn counted(&self, counter: &str) -> Option<u64> {
         let mut text = String::new();
         prometheus_client::encoding::text::encode(&mut text, &self.registry).expect("text");
         let value = text.lines().find_map(|line| line.strip_prefix(counter));
-        value.map_or(0, |value| value.trim().parse().expect("a number"))
+        value.map(|value| value.trim().parse().expect("a number"))
     }
 
     /// How often a rule of the endpoint was broken, by the counters.
     pub(super) fn violations(&self, violation_type: &str) -> u64 {
-        self.counted(&format!("mcp_security_violations_total{{violation_type=\"{violation_type}\"}}"))
+        let counter = format!("mcp_security_violations_total{{violation_type=\"{violation_type}\"}}");
+        self.counted(&counter).expect("every type is shown from the start")
     }
 
     /// The CA of the endpoint's certificate.

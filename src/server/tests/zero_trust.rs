@@ -13,6 +13,7 @@ use super::fixture::*;
 use super::streams::Stream;
 use crate::api::{AnomalyDetectionSpec, AnomalyMode, AnomalySensitivity, McpServerSpec};
 use crate::audit::{Event, Kind, Outcome};
+use crate::authz::Violation;
 use crate::index::Objects;
 
 /// Addresses of this machine that are in different networks.
@@ -76,6 +77,15 @@ fn is_refused(answer: &Value) -> bool {
 }
 
 #[tokio::test]
+async fn every_type_of_violation_is_counted_from_zero_and_nobody_is_named_there() {
+    let fixture = start().await;
+    for violation in Violation::ALL {
+        assert_eq!(fixture.violations(violation.as_str()), 0);
+    }
+    fixture.stop().await;
+}
+
+#[tokio::test]
 async fn an_identity_that_names_nobody_reaches_nothing() {
     let fixture = start().await;
     for nobody in ["", " "] {
@@ -115,7 +125,7 @@ async fn withdrawn_while_it_waits(withdraw: impl FnOnce(&mut Objects), why: &str
         let request = fixture.post("/mcp", &[("x-api-key", &key)], gate.to_string());
         let waiting = fixture.reply(request);
         let freeing = async {
-            eventually("it is permitted and waits", || fixture.counted(judged) == 65).await;
+            eventually("it is permitted and waits", || fixture.counted(judged) == Some(65)).await;
             fixture.publish(withdraw);
             GATE.add_permits(64);
         };
