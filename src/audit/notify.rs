@@ -303,6 +303,16 @@ mod tests {
         assert_eq!(made.reason.as_deref(), Some("AccessDenied"));
         assert_eq!(made.metadata.namespace.as_deref(), Some("agents"));
         assert_eq!(made.metadata.generate_name.as_deref(), Some("ops-"));
+        let anomaly = ("anomaly".to_owned(), "new_network".to_owned());
+        let observed = Event {
+            reason: Some("anomalous_request".into()),
+            metadata: [anomaly].into(),
+            ..event("ci-bot", Kind::SecurityViolation, Outcome::Observed)
+        };
+        let made = kubernetes_event(&Refusal::of(&observed), &server, "ops-mcp-0", now);
+        let note =
+            r#""ci-bot" was observed calling "pods_list" from 10.0.0.7: anomalous_request (new_network)"#;
+        assert_eq!((made.note.as_deref(), made.reason.as_deref()), (Some(note), Some("SecurityViolation")));
         let long = Refusal::of(&Event {
             tool: Some("ä".repeat(500)),
             ..event(&"ö".repeat(900), Kind::Authentication, Outcome::Denied)
