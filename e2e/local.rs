@@ -62,7 +62,7 @@ pub(crate) struct Local {
     /// The way.
     pub(crate) wire: Wire,
     serving: Serving,
-    _directory: tempfile::TempDir,
+    directory: tempfile::TempDir,
 }
 
 impl Local {
@@ -81,7 +81,12 @@ impl Local {
         .await;
         let wire = Wire::to(&url, &ca);
         eventually("it answers", Duration::from_secs(20), async || wire.list_as(&[]).await.ok()).await;
-        Self { namespace, wire, serving, _directory: directory }
+        Self { namespace, wire, serving, directory }
+    }
+
+    /// The served directory.
+    pub(crate) fn directory(&self) -> &Path {
+        self.directory.path()
     }
 
     /// What it has written to its log.

@@ -36,3 +36,4 @@ mod signing_rotation;
 mod sse;
 mod verbs;
 mod wire;
+mod zero_trust;

@@ -7,6 +7,7 @@
 //!
 //! Deny is the default and roles only add. A tenant only takes away. No I/O, no clock.
 
+pub(crate) mod anomaly;
 pub(crate) mod catalogue;
 mod grants;
 pub(crate) mod inheritance;

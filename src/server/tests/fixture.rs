@@ -20,6 +20,7 @@ use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
 use serde_json::{Map, Value, json};
 use tokio::net::TcpStream;
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use crate::audit::{AuditLog, Event, Filter, Writer, query};
@@ -57,6 +58,9 @@ spec: {identity: other-bot, servers: [ops], roles: [{kind: McpRole, name: viewer
 /// How often the tool `write` has run, in this process.
 pub(super) static WRITES: AtomicUsize = AtomicUsize::new(0);
 
+/// Calls of the tool `gate` that may end.
+pub(super) static GATE: Semaphore = Semaphore::const_new(0);
+
 static TOOLS: LazyLock<Vec<Tool>> = LazyLock::new(|| {
     let list = Permission::of("pods", "list");
     let tool = |name, permission, parse| Tool {
@@ -72,6 +76,8 @@ static TOOLS: LazyLock<Vec<Tool>> = LazyLock::new(|| {
     };
     vec![
         tool("write", Permission::of("deployments", "scale"), |arguments| probe("write", &arguments)),
+        tool("gate", Permission::of("deployments", "restart"), |arguments| probe("gate", &arguments)),
+        tool("delete", Permission::of("pods", "delete"), |arguments| probe("echo", &arguments)),
         tool("echo", list, |arguments| probe("echo", &arguments)),
         tool("panic", list, |arguments| probe("panic", &arguments)),
         tool("slow", list, |arguments| probe("slow", &arguments)),
@@ -113,6 +119,7 @@ impl Invocation for Probe {
             match self.what {
                 "panic" => panic!("a tool of the tests panics"),
                 "slow" => tokio::time::sleep(Duration::from_secs(60)).await,
+                "gate" => GATE.acquire().await.expect("never closed").forget(),
                 "write" => {
                     WRITES.fetch_add(1, Ordering::SeqCst);
                 }
@@ -136,6 +143,7 @@ pub(super) struct Fixture {
     pub(super) shakes_hands: Box<dyn Fn() -> bool>,
     pub(super) key: String,
     pub(super) other_key: String,
+    registry: Registry,
     directory: tempfile::TempDir,
     database: PathBuf,
     writer: Option<Writer>,
@@ -171,7 +179,8 @@ pub(super) async fn start_with(setup: Setup<'_>) -> Fixture {
         setup.policy.clone().unwrap_or_else(|| Policy::local(loaded.subject.snapshot(&loaded.objects)));
     let tls_dir = directory.path().join("tls");
     self_signed::ensure(&tls_dir, &[]).expect("a certificate");
-    let metrics = Arc::new(Metrics::new(&mut Registry::default()));
+    let mut registry = Registry::default();
+    let metrics = Arc::new(Metrics::new(&mut registry));
     let database = directory.path().join("audit.db");
     let (audit, writer) = AuditLog::open(&database, "agents/ops", metrics.clone()).expect("a database");
     let Subject { namespace, server, .. } = loaded.subject.clone();
@@ -221,6 +230,7 @@ pub(super) async fn start_with(setup: Setup<'_>) -> Fixture {
         shakes_hands,
         key: text(0),
         other_key: text(1),
+        registry,
         roots: trusting(&tls_dir.join("ca.crt")),
         directory,
         database,
@@ -359,6 +369,20 @@ impl Fixture {
     /// The latest event.
     pub(super) fn last_event(&self) -> Event {
         self.events().into_iter().next().expect("an event")
+    }
+
+    /// What a counter with its labels stands at, if it is shown at all.
+    pub(super) fn counted(&self, counter: &str) -> Option<u64> {
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &self.registry).expect("text");
+        let value = text.lines().find_map(|line| line.strip_prefix(counter));
+        value.map(|value| value.trim().parse().expect("a number"))
+    }
+
+    /// How often a rule of the endpoint was broken, by the counters.
+    pub(super) fn violations(&self, violation_type: &str) -> u64 {
+        let counter = format!("mcp_security_violations_total{{violation_type=\"{violation_type}\"}}");
+        self.counted(&counter).expect("every type is shown from the start")
     }
 
     /// The CA of the endpoint's certificate.

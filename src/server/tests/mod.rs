@@ -12,3 +12,4 @@ mod replicas;
 mod state;
 mod streams;
 mod tokens;
+mod zero_trust;
