@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::rules::{PROOFS, PROOFS_CLUSTER};
-use super::{acting_as, allowed, change, create, given, grant, portcullis, refused, role_binding, with};
+use super::{acting_as, allowed, change, create, given, portcullis, refused, role_binding, with};
 use crate::cluster::{self, Namespace};
 
 /// Every proof that the author of a server could forge.

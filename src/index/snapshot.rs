@@ -71,6 +71,7 @@ impl Snapshot {
     }
 
     /// What the holder of a generation of a key holds, if there is one of this id.
+    #[cfg(test)]
     pub(crate) fn grants_of_key(&self, id: &str) -> Option<Grants> {
         let key = self.keys.get(id)?;
         Some(self.grants(key.held.clone(), key.record.tenant.as_deref()))
