@@ -2,6 +2,7 @@
 //! Attempts are dry runs that leave nothing behind; a refusal must come from the tested policy, never from RBAC.
 
 mod servers;
+mod tenants;
 
 use std::time::Duration;
 

@@ -32,5 +32,6 @@ mod server;
 mod service_accounts;
 mod signing_rotation;
 mod sse;
+mod tenants;
 mod verbs;
 mod wire;

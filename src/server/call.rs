@@ -158,6 +158,8 @@ async fn attempt(
     }
     let context = Context {
         client: core.client.clone(),
+        identity: call.caller.identity.clone(),
+        tools: core.toolbox.names(&call.caller),
         grants: call.caller.grants.clone(),
         namespaces: call.caller.snapshot.namespaces.clone(),
     };

@@ -136,6 +136,7 @@ pub(super) struct Fixture {
     pub(super) shakes_hands: Box<dyn Fn() -> bool>,
     pub(super) key: String,
     pub(super) other_key: String,
+    registry: Registry,
     directory: tempfile::TempDir,
     database: PathBuf,
     writer: Option<Writer>,
@@ -155,6 +156,10 @@ pub(super) struct Setup<'a> {
     pub(super) policy: Option<Policy>,
     /// Longest time of a call, unless it is to be short.
     pub(super) call: Option<Duration>,
+    /// The cluster, unless there is none.
+    pub(super) client: Option<kube::Client>,
+    /// Tools instead of those of the tests.
+    pub(super) tools: Option<&'static [Tool]>,
 }
 
 pub(super) async fn start() -> Fixture {
@@ -171,7 +176,8 @@ pub(super) async fn start_with(setup: Setup<'_>) -> Fixture {
         setup.policy.clone().unwrap_or_else(|| Policy::local(loaded.subject.snapshot(&loaded.objects)));
     let tls_dir = directory.path().join("tls");
     self_signed::ensure(&tls_dir, &[]).expect("a certificate");
-    let metrics = Arc::new(Metrics::new(&mut Registry::default()));
+    let mut registry = Registry::default();
+    let metrics = Arc::new(Metrics::new(&mut registry));
     let database = directory.path().join("audit.db");
     let (audit, writer) = AuditLog::open(&database, "agents/ops", metrics.clone()).expect("a database");
     let Subject { namespace, server, .. } = loaded.subject.clone();
@@ -190,7 +196,7 @@ pub(super) async fn start_with(setup: Setup<'_>) -> Fixture {
         },
     };
     let client = kube::Client::try_from(kube::Config::new("http://127.0.0.1:9".parse().expect("a URL")));
-    let client = client.expect("a client");
+    let client = setup.client.unwrap_or(client.expect("a client"));
     let materials = Materials::given(Default::default());
     let settings = authenticator::Settings {
         namespace: config.namespace.clone(),
@@ -203,7 +209,7 @@ pub(super) async fn start_with(setup: Setup<'_>) -> Fixture {
         policy: policy.clone(),
         audit,
         metrics,
-        tools: &TOOLS,
+        tools: setup.tools.unwrap_or(&TOOLS),
         ready: Arc::default(),
     };
     let server = bind(config, parts).await.expect("binds");
@@ -222,6 +228,7 @@ pub(super) async fn start_with(setup: Setup<'_>) -> Fixture {
         key: text(0),
         other_key: text(1),
         roots: trusting(&tls_dir.join("ca.crt")),
+        registry,
         directory,
         database,
         writer: Some(writer),
@@ -359,6 +366,13 @@ impl Fixture {
     /// The latest event.
     pub(super) fn last_event(&self) -> Event {
         self.events().into_iter().next().expect("an event")
+    }
+
+    /// The metrics, as they are scraped.
+    pub(super) fn metrics(&self) -> String {
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &self.registry).expect("they can be written");
+        text
     }
 
     /// The CA of the endpoint's certificate.
