@@ -12,6 +12,8 @@ mod mcp_api_key;
 mod mcp_role;
 mod mcp_server;
 pub mod names;
+#[cfg(test)]
+mod references;
 pub mod replica;
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;

@@ -13,6 +13,7 @@ use kube::{Api, Resource, ResourceExt};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::api::conditions::REASON_TOO_MANY_BINDINGS;
 use crate::api::names;
 use crate::authz::{NamespaceLabels, Role};
 use crate::controller::Context;
@@ -28,6 +29,9 @@ use super::{Problem, desired};
 
 /// Bindings of one server that are written at the same time.
 const CONCURRENCY: usize = 8;
+/// Most bindings of all servers together. Every authorizer of the cluster holds them in memory, and a pattern that
+/// matches thousands of namespaces must not fill the cluster's store.
+const MOST_BINDINGS: usize = 20_000;
 
 /// Roles that are valid and count for the server, bound to somebody or not, in a fixed order.
 pub(super) fn roles(context: &Context, namespace: &str, server: &str) -> Vec<Role> {
@@ -69,6 +73,7 @@ pub(super) async fn apply(
 ) -> Result<(), Problem> {
     let (namespace, name) = (server.namespace, server.name);
     let wanted = bindings(namespace, name, roles, &context.cluster.namespace_names());
+    within_bounds(wanted.len(), bindings_of_others(context, namespace, name))?;
     let local: Vec<RoleBinding> =
         wanted.iter().filter_map(|binding| binding.role_binding(namespace, name, owner(server))).collect();
     let wide: Vec<ClusterRoleBinding> =
@@ -79,6 +84,30 @@ pub(super) async fn apply(
     let local = run_all(local).await;
     let pruned = prune(context, namespace, Some(name), &wanted).await;
     wide.and(local).and(pruned)
+}
+
+/// Number of bindings of every other server.
+fn bindings_of_others(context: &Context, namespace: &str, server: &str) -> usize {
+    let is_other = |labels: &BTreeMap<String, String>| {
+        let of = (labels.get(names::SERVER_NAMESPACE_LABEL), labels.get(names::SERVER_LABEL));
+        matches!(of, (Some(its_namespace), Some(its_name)) if its_namespace != namespace || its_name != server)
+    };
+    let local = context.cluster.role_bindings.state_filter(|binding| is_other(binding.labels()));
+    let wide = context.cluster.cluster_role_bindings.state_filter(|binding| is_other(binding.labels()));
+    local.len() + wide.len()
+}
+
+/// Whether so many bindings may be kept. If not, no right is given; those that no role grants are still taken away.
+fn within_bounds(wanted: usize, others: usize) -> Result<(), Transient> {
+    if wanted.saturating_add(others) <= MOST_BINDINGS {
+        return Ok(());
+    }
+    Err(Transient {
+        reason: REASON_TOO_MANY_BINDINGS,
+        message: format!(
+            "the roles of this server need {wanted} bindings; with {others} of other servers these are more than {MOST_BINDINGS}: narrow spec.namespaces of its ClusterMcpRoles, or set spec.allNamespaces"
+        ),
+    })
 }
 
 /// Does everything, some of it side by side, and then tells the first failure: one binding at fault holds up no other.
@@ -269,6 +298,15 @@ mod tests {
         ] {
             assert!(!is_ours(foreign), "{foreign}");
         }
+    }
+
+    #[test]
+    fn more_bindings_than_the_cluster_should_hold_are_refused_and_the_message_says_what_to_do() {
+        assert!(within_bounds(MOST_BINDINGS - 5, 5).is_ok());
+        let refused = within_bounds(MOST_BINDINGS - 4, 5).expect_err("one too many");
+        assert_eq!(refused.reason, "TooManyBindings");
+        assert!(refused.message.starts_with("the roles of this server need 19996 bindings; with 5 of other"));
+        assert!(within_bounds(usize::MAX, 1).is_err());
     }
 
     #[tokio::test]
