@@ -9,6 +9,7 @@ mod pods;
 mod rules;
 mod servers;
 mod strangers;
+mod tenants;
 
 use std::time::Duration;
 

@@ -93,6 +93,12 @@ impl Local {
     pub(crate) fn log(&self) -> String {
         self.serving.log()
     }
+
+    /// The key that was generated for an `McpApiKey`.
+    pub(crate) fn key(&self, name: &str) -> String {
+        let path = self.directory.path().join(".portcullis/keys").join(name);
+        std::fs::read_to_string(path).expect("a key").trim().to_owned()
+    }
 }
 
 /// Sends a request of another kind than those of MCP and gives status and body.

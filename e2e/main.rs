@@ -34,6 +34,7 @@ mod server;
 mod service_accounts;
 mod signing_rotation;
 mod sse;
+mod tenants;
 mod verbs;
 mod wire;
 mod zero_trust;

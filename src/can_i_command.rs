@@ -36,6 +36,10 @@ pub(crate) struct CanI {
     /// the server trusts].
     #[arg(long, value_name = "ISSUER", conflicts_with = "key")]
     issuer: Option<String>,
+    /// The tenant that the token or certificate of the caller names. A key has its own, and a ServiceAccount that of its
+    /// namespace.
+    #[arg(long, value_name = "TENANT", conflicts_with = "key", value_parser = clap::builder::NonEmptyStringValueParser::new())]
+    tenant: Option<String>,
     /// Ask for the holder of this McpApiKey.
     #[arg(long = "as-key", value_name = "KEY", group = "caller")]
     key: Option<String>,
@@ -62,6 +66,7 @@ Examples:
   portcullis can-i k8s:pods:delete --as-key ci-bot -n team-a --server agents/ops
   portcullis can-i k8s:deployments:scale --as ann --as-group platform -n team-a --server agents/ops
   portcullis can-i k8s:pods:list --as system:serviceaccount:agents:bot -A --server agents/ops --json
+  portcullis can-i k8s:pods:list --as ann --tenant red -n red-web --server agents/ops
   portcullis can-i k8s:pods:logs --as ann --issuer basic --from ./policy";
 
 impl CanI {
@@ -97,7 +102,8 @@ impl CanI {
         let caller = match (&self.key, &self.subject) {
             (Some(key), _) => Caller::Key(key),
             (None, Some(name)) => {
-                Caller::Subject { name, groups: &self.groups, issuer: self.issuer.as_deref() }
+                let (issuer, tenant) = (self.issuer.as_deref(), self.tenant.as_deref());
+                Caller::Subject { name, groups: &self.groups, issuer, tenant }
             }
             (None, None) => return Err(anyhow!("name somebody with --as or --as-key")),
         };
@@ -113,7 +119,8 @@ impl CanI {
     fn json(&self, policy: &Policy, answer: &serde_json::Value) -> serde_json::Value {
         let mut json = serde_json::json!({
             "server": policy.server(), "permission": self.permission, "namespace": self.namespace,
-            "allNamespaces": self.all_namespaces, "subject": self.subject, "groups": self.groups, "key": self.key,
+            "allNamespaces": self.all_namespaces, "subject": self.subject, "groups": self.groups, "tenant": self.tenant,
+            "key": self.key,
         });
         if let (Some(json), Some(answer)) = (json.as_object_mut(), answer.as_object()) {
             json.extend(answer.clone());
@@ -211,7 +218,7 @@ spec: {identity: ci-bot, servers: [ops], roles: [{kind: ClusterMcpRole, name: ad
             run(&["k8s:pods:delete", "--as-key", "ci", "-n", "team-a", "--json"]).expect("it answers");
         let expected = json!({
             "server": "agents/ops", "permission": "k8s:pods:delete", "namespace": "team-a", "allNamespaces": false,
-            "subject": null, "groups": [], "key": "ci", "allowed": true, "role": "ClusterMcpRole admin", "issuer": null,
+            "subject": null, "groups": [], "tenant": null, "key": "ci", "allowed": true, "role": "ClusterMcpRole admin", "issuer": null,
             "reason": "ClusterMcpRole admin grants k8s:pods:delete in namespace team-a"
         });
         assert_eq!((allowed, serde_json::from_str::<Value>(&text).expect("JSON")), (true, expected));
@@ -234,6 +241,8 @@ spec: {identity: ci-bot, servers: [ops], roles: [{kind: ClusterMcpRole, name: ad
             &["k8s:pods:list", "--as", "ann", "-n", "a", "-A"],
             &["k8s:pods:list", "--as", "ann", "-n", ""],
             &["k8s:pods:list", "--as-key", "ci", "--as-group", "platform"],
+            &["k8s:pods:list", "--as-key", "ci", "--tenant", "red"],
+            &["k8s:pods:list", "--as", "ann", "--tenant", ""],
         ] {
             assert!(run(line).is_err(), "{line:?}");
         }

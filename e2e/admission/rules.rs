@@ -84,6 +84,10 @@ pub(super) const NAMESPACE_LABEL: Rule = (
     "portcullis-namespace-label",
     "setting the label portcullis.dev/servers takes the verb admit on mcpservers.portcullis.dev in the cluster",
 );
+pub(super) const TENANT_LABEL: Rule = (
+    "portcullis-tenant-label",
+    "giving a namespace to a tenant, or taking it away, by the label portcullis.dev/tenant takes the verb admit on mcpservers.portcullis.dev in the cluster",
+);
 
 /// Policies whose rules are made from the code, some in slices with a number at the end, and the tests that try each
 /// rule as the chart has it.
@@ -120,7 +124,7 @@ fn every_rule_of_the_chart_is_expected_by_a_test() {
     let source = |file: &str| std::fs::read_to_string(folder.join(file)).expect("a source of the tests");
     let own = source("rules.rs");
     let expected: String =
-        ["authors.rs", "callers.rs", "operator.rs", "pods.rs", "servers.rs", "strangers.rs"]
+        ["authors.rs", "callers.rs", "operator.rs", "pods.rs", "servers.rs", "strangers.rs", "tenants.rs"]
             .map(source)
             .concat();
     let constants: Vec<&str> =

@@ -21,9 +21,9 @@ use kube::CustomResourceExt;
 
 pub use authentication::{
     AnonymousSpec, ApiKeysSpec, AuthenticationSpec, AuthenticationStatus, BasicSpec, BlockedKind,
-    BlockedSubject, CertificateIdentity, ClaimsSpec, ClientCertificateMode, ClientCertificatesSpec,
-    JwtAlgorithm, JwtIssuerSpec, MaterialKind, MaterialReference, ScopesMode, SecretKeyReference,
-    ServiceAccountsSpec, SigningKeyState, SigningKeyStatus, TokensSpec,
+    BlockedSubject, CertificateIdentity, CertificateTenant, ClaimsSpec, ClientCertificateMode,
+    ClientCertificatesSpec, JwtAlgorithm, JwtIssuerSpec, MaterialKind, MaterialReference, ScopesMode,
+    SecretKeyReference, ServiceAccountsSpec, SigningKeyState, SigningKeyStatus, TokensSpec,
 };
 pub use authorization::{
     AnomalyDetectionSpec, AnomalyMode, AnomalySensitivity, AuthorizationSpec, MonitoringSpec, Tenancy,

@@ -24,8 +24,7 @@ mod violation;
 use std::fmt;
 use std::sync::Arc;
 
-use catalogue::Place;
-pub(crate) use catalogue::{Class, Permission};
+pub(crate) use catalogue::{Class, Permission, Place};
 pub(crate) use grants::{Confinement, Grants, GrantsKey, Roles};
 pub(crate) use inheritance::Parent;
 pub(crate) use permission::within_scopes;

@@ -176,6 +176,8 @@ async fn attempt(
     let (permit, caller) = still_permitted(core, call, tool, &*invocation, permit)?;
     let context = Context {
         client: core.client.clone(),
+        identity: caller.identity.clone(),
+        tools: core.toolbox.names(&caller),
         grants: caller.grants.clone(),
         namespaces: caller.snapshot.namespaces.clone(),
     };

@@ -25,7 +25,14 @@ pub(super) struct Toolbox {
 #[derive(Default)]
 struct Lists {
     snapshot: Arc<Snapshot>,
-    made: HashMap<(bool, GrantsKey), Arc<[Description]>>,
+    made: HashMap<(bool, GrantsKey), Shown>,
+}
+
+/// The tools that a caller sees.
+#[derive(Clone)]
+struct Shown {
+    descriptions: Arc<[Description]>,
+    names: Arc<[&'static str]>,
 }
 
 impl Toolbox {
@@ -64,6 +71,15 @@ impl Toolbox {
 
     /// The tools that the caller sees, by name.
     pub(super) fn list(&self, caller: &Caller) -> Arc<[Description]> {
+        self.shown(caller).descriptions
+    }
+
+    /// Names of the tools that the caller sees.
+    pub(super) fn names(&self, caller: &Caller) -> Arc<[&'static str]> {
+        self.shown(caller).names
+    }
+
+    fn shown(&self, caller: &Caller) -> Shown {
         let mut lists = self.lists.lock().unwrap_or_else(PoisonError::into_inner);
         if !Arc::ptr_eq(&lists.snapshot, &caller.snapshot) {
             *lists = Lists { snapshot: caller.snapshot.clone(), made: HashMap::new() };
@@ -72,8 +88,11 @@ impl Toolbox {
         if let Some(made) = lists.made.get(&key) {
             return made.clone();
         }
-        let shown = self.tools.iter().filter(|(tool, _)| shows(tool, caller));
-        let made: Arc<[Description]> = shown.map(|(_, description)| description.clone()).collect();
+        let shown: Vec<_> = self.tools.iter().filter(|(tool, _)| shows(tool, caller)).collect();
+        let made = Shown {
+            descriptions: shown.iter().map(|(_, description)| description.clone()).collect(),
+            names: shown.iter().map(|(tool, _)| tool.name).collect(),
+        };
         lists.made.insert(key, made.clone());
         made
     }

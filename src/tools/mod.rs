@@ -14,6 +14,7 @@ mod pods;
 mod request;
 mod services;
 mod table;
+mod whoami;
 
 use std::sync::Arc;
 
@@ -23,10 +24,12 @@ use schemars::generate::SchemaSettings;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
+use crate::authn::Identity;
 use crate::authz::{Grants, Permission, Permit, Target};
 
 /// Every tool, sorted by name.
-static REGISTRY: [Tool; 11] = [
+static REGISTRY: [Tool; 12] = [
+    whoami::WHOAMI,
     deployments::LIST,
     deployments::RESTART,
     deployments::SCALE,
@@ -91,6 +94,10 @@ pub(crate) trait Invocation: Send {
 pub(crate) struct Context {
     /// The cluster, as this server's ServiceAccount.
     pub(crate) client: kube::Client,
+    /// Who calls.
+    pub(crate) identity: Identity,
+    /// Names of the tools that the caller sees.
+    pub(crate) tools: Arc<[&'static str]>,
     /// What the caller holds, to show what it may see.
     pub(crate) grants: Grants,
     /// Every namespace of the cluster, sorted by name.

@@ -163,6 +163,10 @@ pub(super) struct Setup<'a> {
     pub(super) policy: Option<Policy>,
     /// Longest time of a call, unless it is to be short.
     pub(super) call: Option<Duration>,
+    /// The cluster, unless there is none.
+    pub(super) client: Option<kube::Client>,
+    /// Tools instead of those of the tests.
+    pub(super) tools: Option<&'static [Tool]>,
 }
 
 pub(super) async fn start() -> Fixture {
@@ -199,7 +203,7 @@ pub(super) async fn start_with(setup: Setup<'_>) -> Fixture {
         },
     };
     let client = kube::Client::try_from(kube::Config::new("http://127.0.0.1:9".parse().expect("a URL")));
-    let client = client.expect("a client");
+    let client = setup.client.unwrap_or(client.expect("a client"));
     let materials = Materials::given(Default::default());
     let settings = authenticator::Settings {
         namespace: config.namespace.clone(),
@@ -212,7 +216,7 @@ pub(super) async fn start_with(setup: Setup<'_>) -> Fixture {
         policy: policy.clone(),
         audit,
         metrics,
-        tools: &TOOLS,
+        tools: setup.tools.unwrap_or(&TOOLS),
         ready: Arc::default(),
     };
     let server = bind(config, parts).await.expect("binds");
@@ -230,8 +234,8 @@ pub(super) async fn start_with(setup: Setup<'_>) -> Fixture {
         shakes_hands,
         key: text(0),
         other_key: text(1),
-        registry,
         roots: trusting(&tls_dir.join("ca.crt")),
+        registry,
         directory,
         database,
         writer: Some(writer),
