@@ -131,6 +131,34 @@ fn bindings(home: &str, plain: &str) -> Vec<Attack> {
     ]
 }
 
+/// Rights outside for a server of a namespace that is labelled `local`, and what opens the way there.
+fn outside(home: &str, plain: &str) -> Vec<Attack> {
+    let itself = subject(OPERATOR_NAMESPACE, "portcullis-operator");
+    let server = subject(home, "ops-mcp");
+    let restart = "portcullis:catalogue:deployments:restart";
+    let here = format!("portcullis:{home}:ops:deployments:restart");
+    let (own, reach) = ("portcullis:operator", "portcullis:operator-reach");
+    let create = |what, object| Attack { what, act: Act::Create, object };
+    vec![
+        create("a server's right in another namespace", role_binding(plain, &here, restart, server.clone())),
+        create(
+            "a server's right in the cluster's namespace",
+            role_binding("kube-system", &here, restart, server.clone()),
+        ),
+        create(
+            "a server's right beside the operator",
+            role_binding(OPERATOR_NAMESPACE, &here, restart, server.clone()),
+        ),
+        create("a server's right everywhere", cluster_role_binding(&here, restart, server.clone())),
+        create("reach where servers are local", role_binding(home, reach, reach, itself.clone())),
+        create("reach where there are no servers", role_binding(plain, reach, reach, itself.clone())),
+        create("reach for the role of namespaces", role_binding(home, own, reach, itself.clone())),
+        create("reach in the name of a server", role_binding(home, &here, reach, itself.clone())),
+        create("reach of a server", role_binding(home, reach, reach, server)),
+        create("reach everywhere", cluster_role_binding(reach, reach, itself)),
+    ]
+}
+
 /// Secrets, tokens and pods, by which one becomes another account.
 fn accounts(home: &str, plain: &str) -> Vec<Attack> {
     let token = json!({"type": "kubernetes.io/service-account-token"});
@@ -287,7 +315,8 @@ async fn with_the_operators_token_nobody_gains_a_right() {
     let before = grid(&admin, home.name(), plain.name()).await;
     let thief = thief(&admin).await;
     let (home, plain) = (home.name(), plain.name());
-    let attacks = [bindings(home, plain), accounts(home, plain), policies(home, plain)].concat();
+    let attacks =
+        [bindings(home, plain), outside(home, plain), accounts(home, plain), policies(home, plain)].concat();
     let mut succeeded = Vec::new();
     for attack in &attacks {
         match attempt(&thief, attack).await {

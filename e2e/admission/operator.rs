@@ -1,6 +1,9 @@
 //! The admission policies that fence the operator: each of its own writes, and others that its token could be used for.
 
+use std::time::Duration;
+
 use kube::Client;
+use kube::api::DeleteParams;
 use serde_json::{Value, json};
 
 use super::rules::*;
@@ -24,9 +27,6 @@ async fn the_operator_binds_the_baseline_and_the_catalogue_to_its_servers_and_no
     allowed("the baseline", create(&operator, &baseline).await);
     let cluster = cluster_role_binding(&named("baseline"), "portcullis:server-cluster", server.clone());
     allowed("the baseline on the cluster", create(&operator, &cluster).await);
-    let everywhere =
-        cluster_role_binding(&named("pods:list"), "portcullis:catalogue:pods:list", server.clone());
-    allowed("a role of the catalogue everywhere", create(&operator, &everywhere).await);
 
     for (what, rule, binding) in [
         ("a name without the scheme", BINDING_NAME, with(&pods, "/metadata/name", json!("pods"))),
@@ -37,6 +37,7 @@ async fn the_operator_binds_the_baseline_and_the_catalogue_to_its_servers_and_no
             BINDING_ROLE,
             with(&pods, "/roleRef/name", json!("portcullis:operator-namespace")),
         ),
+        ("its role of reach", BINDING_ROLE, with(&pods, "/roleRef/name", json!("portcullis:operator-reach"))),
         ("another account", BINDING_SUBJECT, with(&pods, "/subjects/0/name", json!("default"))),
         ("another namespace", BINDING_SUBJECT, with(&pods, "/subjects/0/namespace", json!("kube-system"))),
         ("a user", BINDING_SUBJECT, with(&pods, "/subjects/0", json!({"kind": "User", "name": "ops-mcp"}))),
@@ -62,6 +63,11 @@ async fn the_operator_binds_the_baseline_and_the_catalogue_to_its_servers_and_no
             BINDING_NAME,
             with(&cluster, "/metadata/name", json!("portcullis:operator")),
         ),
+        (
+            "its reach everywhere",
+            BINDING_NAME,
+            with(&cluster, "/metadata/name", json!("portcullis:operator-reach")),
+        ),
     ] {
         refused(what, rule, create(&operator, &binding).await);
     }
@@ -86,6 +92,58 @@ async fn the_operator_binds_the_baseline_and_the_catalogue_to_its_servers_and_no
 }
 
 #[tokio::test]
+async fn the_operator_gives_servers_of_cluster_namespaces_alone_rights_outside() {
+    let admin = cluster::client().await;
+    let namespace = served_namespace(&admin, "fence-outside").await;
+    let elsewhere = cluster::temp_namespace(&admin, "fence-elsewhere").await;
+    let (ns, operator) = (namespace.name(), acting_as(OPERATOR).await);
+    let server = json!([{"kind": "ServiceAccount", "name": "ops-mcp", "namespace": ns}]);
+    let (name, role) = (format!("portcullis:{ns}:ops:pods:list"), "portcullis:catalogue:pods:list");
+    let here = role_binding(ns, &name, role, server.clone());
+    let outside = [
+        role_binding(elsewhere.name(), &name, role, server.clone()),
+        role_binding("kube-system", &name, role, server.clone()),
+        cluster_role_binding(&name, role, server),
+    ];
+    soon_allowed("a right inside", &operator, &here).await;
+    for binding in &outside {
+        refused("a right outside", BINDING_OUTSIDE, create(&operator, binding).await);
+    }
+    // The label alone opens nothing: the operator of the cluster binds its reach where there are servers.
+    namespace.label("portcullis.dev/servers=cluster");
+    for binding in &outside {
+        refused("a right outside without reach", BINDING_OUTSIDE, create(&operator, binding).await);
+    }
+    let itself =
+        json!([{"kind": "ServiceAccount", "name": "portcullis-operator", "namespace": OPERATOR_NAMESPACE}]);
+    let reach = role_binding(ns, "given-reach", "portcullis:operator-reach", itself.clone());
+    given(&admin, &reach).await;
+    for binding in &outside {
+        soon_allowed("a right outside with reach", &operator, binding).await;
+    }
+    // What it may do for this namespace it may not do for servers of another.
+    let other = served_namespace(&admin, "fence-other").await;
+    let stranger = json!([{"kind": "ServiceAccount", "name": "ops-mcp", "namespace": other.name()}]);
+    let name = format!("portcullis:{}:ops:pods:list", other.name());
+    soon_allowed("a right inside", &operator, &role_binding(other.name(), &name, role, stranger.clone()))
+        .await;
+    let into = role_binding(ns, &name, role, stranger);
+    refused(
+        "a right of a local server inside a cluster namespace",
+        BINDING_OUTSIDE,
+        create(&operator, &into).await,
+    );
+
+    api(&admin, &reach).delete("given-reach", &DeleteParams::default()).await.expect("it was given");
+    cluster::eventually("without reach it is refused again", Duration::from_secs(10), async || {
+        create(&operator, &outside[0]).await.err()
+    })
+    .await;
+    given(&admin, &outside[0]).await;
+    allowed("taking a right away", delete(&operator, &outside[0]).await);
+}
+
+#[tokio::test]
 async fn the_operator_lets_itself_into_labelled_namespaces_only() {
     let admin = cluster::client().await;
     let namespace = cluster::temp_namespace(&admin, "fence-label").await;
@@ -98,12 +156,22 @@ async fn the_operator_lets_itself_into_labelled_namespaces_only() {
         role_binding(ns, &format!("portcullis:{ns}:ops:baseline"), "portcullis:server", server.clone());
 
     refused("a namespace without the label", BINDING_NAMESPACE, create(&operator, &binding).await);
+    let reach = role_binding(ns, "portcullis:operator-reach", "portcullis:operator-reach", itself.clone());
+    refused("reach in a namespace without the label", BINDING_NAMESPACE, create(&operator, &reach).await);
     refused("a server's baseline there", BINDING_NAMESPACE, create(&operator, &baseline).await);
     namespace.label("portcullis.dev/servers=no");
     refused("a label with another value", BINDING_NAMESPACE, create(&operator, &binding).await);
     for value in ["local", "cluster"] {
         namespace.label(&format!("portcullis.dev/servers={value}"));
         soon_allowed("a labelled namespace", &operator, &binding).await;
+        if value == "local" {
+            refused("reach of local servers", BINDING_CLUSTER, create(&operator, &reach).await);
+        }
+    }
+    soon_allowed("reach", &operator, &reach).await;
+    for (own, other) in [(&binding, "portcullis:operator-reach"), (&reach, "portcullis:operator-namespace")] {
+        let exchanged = with(own, "/roleRef/name", json!(other));
+        refused("a role of its own under another name", BINDING_ROLE, create(&operator, &exchanged).await);
     }
     refused("a server where it does not work yet", BINDING_SERVER, create(&operator, &baseline).await);
     refused(
@@ -124,6 +192,8 @@ async fn the_operator_lets_itself_into_labelled_namespaces_only() {
     if !left.as_ref().is_err_and(|message| message.ends_with("not found")) {
         allowed("leaving a namespace that lost its label", left);
     }
+    given(&admin, &with(&reach, "/metadata/labels", json!({}))).await;
+    allowed("giving up its reach there", delete(&operator, &reach).await);
 }
 
 #[tokio::test]

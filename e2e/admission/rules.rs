@@ -28,6 +28,12 @@ pub(super) const BINDING_SUBJECT: Rule = (
 );
 pub(super) const BINDING_NAMESPACE: Rule =
     (BINDINGS, "the namespace does not carry the label portcullis.dev/servers");
+pub(super) const BINDING_CLUSTER: Rule =
+    (BINDINGS, "the label portcullis.dev/servers of the namespace is not cluster");
+pub(super) const BINDING_OUTSIDE: Rule = (
+    BINDINGS,
+    "the operator gives rights outside their namespace to servers in namespaces labelled cluster only",
+);
 pub(super) const BINDING_SERVER: Rule = (
     BINDINGS,
     "the operator gives rights to servers in namespaces that it works in, and to no other accounts",

@@ -16,7 +16,7 @@ use kube::api::{Api, PostParams};
 use tokio::sync::OnceCell;
 
 /// Verbs of requests, and those that RBAC, certificates and admission give a meaning of their own.
-const VERBS: [&str; 20] = [
+const VERBS: [&str; 21] = [
     "get",
     "list",
     "watch",
@@ -36,6 +36,7 @@ const VERBS: [&str; 20] = [
     "sign",
     "attest",
     "admit",
+    "reach",
     "*",
 ];
 

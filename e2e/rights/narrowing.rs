@@ -8,8 +8,9 @@ use serde_json::{Value, json};
 
 use super::chart::Chart;
 use super::grid::Right;
-use super::{difference, own};
-use crate::cluster::{Namespace, apply, client, kubectl, objects};
+use super::operator::OPERATOR;
+use super::{allowed, difference, own};
+use crate::cluster::{Namespace, apply, client, eventually, kubectl, objects};
 
 /// Within this time a namespace that stops matching has lost its binding.
 const WITHIN: Duration = Duration::from_secs(5);
@@ -149,4 +150,40 @@ async fn serial_what_stops_matching_loses_its_bindings_within_five_seconds() {
     let took = reach.becomes(&BTreeSet::new(), WITHIN).await;
     assert_eq!(reach.bindings(), 0);
     eprintln!("a server that was deleted: the API server says no after {took:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn serial_a_namespace_that_becomes_local_loses_what_its_servers_have_outside_and_the_way_there() {
+    let reach = Reach::make().await;
+    let home = reach.home.name();
+    let mut everywhere = reach.role.clone();
+    everywhere["metadata"]["name"] =
+        json!(format!("{}-all", reach.role["metadata"]["name"].as_str().expect("a name")));
+    everywhere["spec"] = json!({"permissions": ["k8s:services:get"], "allNamespaces": true,
+        "servers": reach.role["spec"]["servers"]});
+    apply(home, &everywhere.to_string());
+    let wanted = reach.wanted(&[reach.role.clone(), everywhere]);
+    let may_reach =
+        async || allowed(&reach.client, OPERATOR, home).await.contains("reach mcpservers.portcullis.dev");
+    for _ in 0..3 {
+        let took = reach.becomes(&wanted, Duration::from_secs(30)).await;
+        eprintln!(
+            "a server whose namespace may have rights elsewhere: the API server says yes after {took:?}"
+        );
+        assert!(may_reach().await);
+        reach.home.label("portcullis.dev/servers=local");
+        let began = Instant::now();
+        reach.goes("a server whose namespace became local").await;
+        eventually("the operator cannot reach out any more", WITHIN, async || {
+            (!may_reach().await).then_some(())
+        })
+        .await;
+        eprintln!("and the operator cannot give it more after {:?}", began.elapsed());
+        let label = format!("portcullis.dev/server-namespace={home}");
+        let left =
+            [objects(&["rolebindings", "-A", "-l", &label]), objects(&["clusterrolebindings", "-l", &label])];
+        let left: Vec<&Value> = left.iter().flatten().map(|binding| &binding["metadata"]["name"]).collect();
+        assert_eq!(left, vec![&json!(format!("portcullis:{home}:ops:baseline")); 2]);
+        reach.home.label("portcullis.dev/servers=cluster");
+    }
 }

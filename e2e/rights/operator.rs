@@ -10,7 +10,7 @@ use super::{becomes, own};
 use crate::cluster::{Namespace, OPERATOR_NAMESPACE, apply, client, eventually};
 
 /// The operator as the API server names it.
-const OPERATOR: &str = "system:serviceaccount:portcullis-system:portcullis-operator";
+pub(super) const OPERATOR: &str = "system:serviceaccount:portcullis-system:portcullis-operator";
 
 /// The most pairs of resource and verb that the operator may have in the whole cluster.
 const CLUSTER_PAIRS: usize = 40;
@@ -87,8 +87,10 @@ fn assert_harmless(place: &str, rights: &BTreeSet<Right>) {
 async fn the_operator_has_the_rights_that_two_files_list_and_no_others() {
     let client = client().await;
     let (works, empty) = (Namespace::opted_in("operator"), Namespace::opted_in("operator-empty"));
-    let unlabelled = Namespace::plain("operator-unlabelled");
-    for namespace in [&works, &unlabelled] {
+    let (unlabelled, reaches) =
+        (Namespace::plain("operator-unlabelled"), Namespace::plain("operator-reaches"));
+    reaches.label("portcullis.dev/servers=cluster");
+    for namespace in [&works, &unlabelled, &reaches] {
         apply(namespace.name(), SERVER);
     }
     let everywhere = own(&client, OPERATOR, "").await;
@@ -102,15 +104,20 @@ async fn the_operator_has_the_rights_that_two_files_list_and_no_others() {
         (own(&client, OPERATOR, works.name()).await != everywhere).then_some(())
     })
     .await;
-    let inside: BTreeSet<Right> =
-        own(&client, OPERATOR, works.name()).await.difference(&everywhere).cloned().collect();
-    compare_with_file(
-        "operator-namespace.txt",
-        &table(
-            "What the operator may do beyond that in a namespace that lets servers in and has one.",
-            &inside,
-        ),
+    let own_in_works = own(&client, OPERATOR, works.name()).await;
+    let inside: BTreeSet<Right> = own_in_works.difference(&everywhere).cloned().collect();
+    let reach = eventually("the operator can reach out", Duration::from_secs(20), async || {
+        let there = own(&client, OPERATOR, reaches.name()).await;
+        let more: BTreeSet<Right> = there.difference(&own_in_works).cloned().collect();
+        (own_in_works.is_subset(&there) && !more.is_empty()).then_some(more)
+    })
+    .await;
+    let inside = table(
+        "What the operator may do beyond that in a namespace that lets servers in and has one.",
+        &inside,
     );
+    let reach = table("And beyond that where they may have rights outside their namespace.", &reach);
+    compare_with_file("operator-namespace.txt", &format!("{inside}\n{reach}"));
     // Leader election, and its two CAs.
     let mut home = everywhere.clone();
     home.extend([Right::new("coordination.k8s.io", "leases", "create"), Right::new("", "secrets", "create")]);
@@ -124,7 +131,7 @@ async fn the_operator_has_the_rights_that_two_files_list_and_no_others() {
     for nothing_there in [unlabelled.name(), empty.name(), "kube-system", "default"] {
         becomes(&client, OPERATOR, nothing_there, &everywhere).await;
     }
-    for place in [works.name(), unlabelled.name(), OPERATOR_NAMESPACE, "kube-system", ""] {
+    for place in [works.name(), reaches.name(), unlabelled.name(), OPERATOR_NAMESPACE, "kube-system", ""] {
         let all = rights(&client, OPERATOR, place).await;
         assert_harmless(place, &all);
         confirm(&client, OPERATOR, place, &all, true, 100).await;

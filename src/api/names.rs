@@ -64,6 +64,10 @@ pub const CLUSTER_BASELINE_ROLE: &str = "portcullis:server-cluster";
 pub const OPERATOR_NAMESPACE_ROLE: &str = "portcullis:operator-namespace";
 /// Name of the RoleBinding by which the operator works in a namespace.
 pub const OPERATOR_BINDING: &str = "portcullis:operator";
+/// ClusterRole that the operator binds to itself inside namespaces whose servers may have rights elsewhere.
+pub const OPERATOR_REACH_ROLE: &str = "portcullis:operator-reach";
+/// Name of the RoleBinding by which the operator may give servers of a namespace rights elsewhere.
+pub const OPERATOR_REACH_BINDING: &str = "portcullis:operator-reach";
 
 /// Name of the Deployment, Service, ServiceAccount, NetworkPolicy and PodDisruptionBudget of a server.
 pub fn workload(server: &str) -> String {

@@ -172,20 +172,32 @@ async fn prune(
         .iter()
         .map(|binding| (binding.namespace.clone().unwrap_or_default(), binding.name.clone()))
         .collect();
-    let is_unwanted = |labels: &BTreeMap<String, String>, scope: String, name: String| {
+    remove(context, namespace, |of, scope, name| {
+        server.is_none_or(|server| server == of) && !wanted.contains(&(scope.to_owned(), name.to_owned()))
+    })
+    .await
+}
+
+/// Deletes those bindings of the servers of a namespace that are chosen by server, namespace (none for everywhere) and
+/// name.
+async fn remove(
+    context: &Context,
+    namespace: &str,
+    which: impl Fn(&str, &str, &str) -> bool,
+) -> Result<(), Problem> {
+    let is_chosen = |labels: &BTreeMap<String, String>, scope: &str, name: &str| {
         labels.get(names::SERVER_NAMESPACE_LABEL).is_some_and(|value| value == namespace)
-            && labels.get(names::SERVER_LABEL).is_some_and(|value| {
-                server.is_none_or(|server| server == value) && is_named_for(&name, namespace, value)
-            })
-            && !wanted.contains(&(scope, name))
+            && labels
+                .get(names::SERVER_LABEL)
+                .is_some_and(|server| is_named_for(name, namespace, server) && which(server, scope, name))
     };
     let local = context.cluster.role_bindings.state_filter(|binding| {
-        is_unwanted(binding.labels(), binding.namespace().unwrap_or_default(), binding.name_any())
+        is_chosen(binding.labels(), &binding.namespace().unwrap_or_default(), &binding.name_any())
     });
     let wide = context
         .cluster
         .cluster_role_bindings
-        .state_filter(|binding| is_unwanted(binding.labels(), String::new(), binding.name_any()));
+        .state_filter(|binding| is_chosen(binding.labels(), "", &binding.name_any()));
     let local: Vec<_> = local.iter().map(|binding| delete_local(context, binding)).collect();
     let wide: Vec<_> = wide.iter().map(|binding| delete_wide(context, binding)).collect();
     let (local, wide) = (run_all(local).await, run_all(wide).await);
@@ -252,6 +264,25 @@ pub(in crate::controller) async fn remove_bindings_of_namespace(
     prune(context, namespace, None, &[]).await.map_err(transient)
 }
 
+/// Deletes what the servers of a namespace have outside it, but for what every server has.
+///
+/// # Errors
+/// [`Transient`] when a binding cannot be deleted.
+pub(in crate::controller) async fn remove_bindings_outside(
+    context: &Context,
+    namespace: &str,
+) -> Result<(), Transient> {
+    remove(context, namespace, |server, scope, name| is_outside(namespace, server, scope, name))
+        .await
+        .map_err(transient)
+}
+
+/// Whether a binding gives a server more outside its namespace than its baseline.
+fn is_outside(namespace: &str, server: &str, scope: &str, name: &str) -> bool {
+    let is_baseline = scope.is_empty() && name == names::binding(namespace, server, "baseline");
+    scope != namespace && !is_baseline
+}
+
 /// Deletes bindings whose server is gone although its finalizer should have removed them first.
 pub(in crate::controller) async fn remove_orphaned_bindings(context: &Context) {
     let cluster = &context.cluster;
@@ -298,6 +329,17 @@ mod tests {
         ] {
             assert!(!is_ours(foreign), "{foreign}");
         }
+    }
+
+    #[test]
+    fn the_baseline_everywhere_is_not_a_right_outside() {
+        let is_outside = |scope: &str, what: &str| {
+            is_outside("agents", "ops", scope, &format!("portcullis:agents:ops:{what}"))
+        };
+        assert!(!is_outside("", "baseline") && !is_outside("agents", "baseline"));
+        assert!(!is_outside("agents", "pods:list"));
+        assert!(is_outside("", "pods:list") && is_outside("default", "pods:list"));
+        assert!(is_outside("default", "baseline"), "the baseline of a namespace does not belong elsewhere");
     }
 
     #[test]
