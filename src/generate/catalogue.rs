@@ -1,9 +1,11 @@
-//! The catalogue as the chart needs it: one ClusterRole for each permission, and the list of their names, by which
-//! the operator's right to bind and the admission policies are limited.
+//! The built-in catalogue as the chart needs it: one ClusterRole for each permission, and the list of their names, by
+//! which the operator's right to bind and the admission policies are limited. What an administrator adds by values, the
+//! chart's own helpers make of them.
 
 use std::fmt::Write;
 
 use crate::authz::Permission;
+use crate::authz::catalogue::OBJECTS;
 
 use super::{File, HEADER, LABELS};
 
@@ -45,11 +47,19 @@ fn cluster_roles() -> String {
 fn names() -> String {
     let mut text = String::from(
         "{{/* Generated from the code by `just generate`; edit the code instead.\n     \
-         Names of the catalogue's ClusterRoles, as a YAML list. */}}\n\
-         {{- define \"portcullis.catalogue\" -}}\n",
+         Names of the built-in catalogue's ClusterRoles, as a YAML list. */}}\n\
+         {{- define \"portcullis.builtInCatalogue\" -}}\n",
     );
     for permission in carried() {
         let _ = writeln!(text, "- {}", permission.cluster_role());
+    }
+    text.push_str(
+        "{{- end }}\n\n\
+         {{/* Resources with their groups that permissions write without, as a YAML list. */}}\n\
+         {{- define \"portcullis.builtInResources\" -}}\n",
+    );
+    for object in &OBJECTS {
+        let _ = writeln!(text, "- {}", object.qualified);
     }
     text.push_str("{{- end }}\n");
     text

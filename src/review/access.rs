@@ -15,6 +15,7 @@ use super::Policy;
 use super::callers::{Outside, end_of_key, identities, of_identity, of_key};
 use crate::api::{McpApiKey, RoleKind, names};
 use crate::authn::{KUBERNETES, Reason};
+use crate::authz::catalogue::Place;
 use crate::authz::role::HolderName;
 use crate::authz::{Permission, Role, RoleId};
 use crate::server::offers;
@@ -161,13 +162,15 @@ fn of_role(policy: &Policy, caller: &Row, role: &Role) -> Vec<Row> {
         tools: opened(policy, *permission),
         ..caller.clone()
     };
-    role.permissions().iter().map(row).collect()
+    // On objects without a namespace only a role that counts in all of them grants anything.
+    let counts = |permission: &&Permission| written.is_none() || permission.entry().place != Place::Cluster;
+    role.permissions().iter().filter(counts).map(row).collect()
 }
 
-/// The tools of the server that need the permission.
+/// The tools of the server that the permission opens.
 fn opened(policy: &Policy, permission: Permission) -> Vec<&'static str> {
     let Some(server) = policy.snapshot.server.as_ref() else { return Vec::new() };
-    let tools = tools::registry().iter().filter(|tool| tool.permission == permission);
+    let tools = tools::registry().iter().filter(|tool| tool.needs.includes(permission));
     tools.filter(|tool| offers(&server.spec.tools, tool)).map(|tool| tool.name).collect()
 }
 

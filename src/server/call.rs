@@ -15,9 +15,11 @@ use super::draft::{Call, Decision, Verdict};
 use super::request::Core;
 use super::result;
 use crate::audit::without_secrets;
-use crate::authz::{Class, Confinement, Denial, Permission, Permit, Target, Violation, authorize};
+use crate::authz::{
+    Class, Confinement, Denial, Permission, Permit, Target, Violation, authorize, within_scopes,
+};
 use crate::metrics::{Authorization, ToolCall};
-use crate::tools::{Context, Invocation, Output, Tool, ToolError};
+use crate::tools::{Context, Invocation, Needs, Output, Tool, ToolError, UNKNOWN_RESOURCE};
 
 /// Why there is no tool to be called.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,6 +37,11 @@ enum Refusal {
     Arguments(String),
     #[error("permission denied: {} {}", .0.permission, place(.0))]
     Denied(Denial),
+    /// The arguments name a resource that there is none of, or one of which the caller must not know.
+    #[error("invalid arguments: {UNKNOWN_RESOURCE}")]
+    Resource(Option<Denial>),
+    #[error("permission denied: the scopes of the credential do not reach to {0}")]
+    Scope(Permission),
     #[error("the API server has been out of reach for too long; only reading is possible until it is back")]
     Stale,
     #[error("the call could not be recorded in the audit, so it was not run")]
@@ -60,10 +67,14 @@ fn place(denial: &Denial) -> String {
 impl Refusal {
     fn verdict(&self) -> Verdict {
         match self {
-            Refusal::Denied(denial) if denial.cause.is_tenancy() => {
+            Refusal::Denied(denial) | Refusal::Resource(Some(denial)) if denial.cause.is_tenancy() => {
                 Verdict::violation(Violation::TenantIsolation, denial.to_string())
             }
-            Refusal::Denied(denial) => Verdict::denied("permission", denial.to_string()),
+            Refusal::Denied(denial) | Refusal::Resource(Some(denial)) => {
+                Verdict::denied("permission", denial.to_string())
+            }
+            Refusal::Resource(None) => Verdict::failure("invalid_arguments", self.to_string()),
+            Refusal::Scope(_) => Verdict::denied("insufficient_scope", self.to_string()),
             Refusal::Stale => Verdict::denied("stale_policy", self.to_string()),
             Refusal::NotRecorded => Verdict::denied("not_recorded", self.to_string()),
             Refusal::Cancelled => Verdict::cancelled(),
@@ -140,8 +151,14 @@ async fn attempt(
         draft.params = Some(Value::Object(arguments.clone()));
     }
     let invocation = (tool.parse)(arguments).map_err(|invalid| Refusal::Arguments(invalid.0))?;
-    let permit = permitted(core, call, tool.permission, &*invocation)?;
-    let class = tool.permission.class();
+    let permission = match tool.needs {
+        Needs::Permission(permission) => permission,
+        Needs::Verb(_) => invocation.permission().ok_or(Refusal::Resource(None))?,
+    };
+    let permit = permitted(core, call, permission, &*invocation);
+    let permit = permit.map_err(|refusal| hidden(call, tool.needs, refusal))?;
+    within(call, permission)?;
+    let class = permission.class();
     // Before the intent, which says that something is about to happen. Waiting and running together must end before
     // the request does.
     let place = tokio::select! {
@@ -191,6 +208,25 @@ fn permitted(
     let granted_by = decided.as_ref().ok().map(|permit| (permit.role().to_string(), permit.rule()));
     draft.decision = Some(Decision { permission, granted_by });
     decided.map_err(Refusal::Denied)
+}
+
+/// Answers alike for resources that do not exist and those on which the caller may use the tool nowhere.
+fn hidden(call: &Call, needs: Needs, refusal: Refusal) -> Refusal {
+    let nowhere =
+        |denial: &Denial| authorize(&call.caller.grants, denial.permission, Target::Anywhere).is_err();
+    match (needs, refusal) {
+        (Needs::Verb(_), Refusal::Denied(denial)) if nowhere(&denial) => Refusal::Resource(Some(denial)),
+        (_, refusal) => refusal,
+    }
+}
+
+/// Whether the scopes of the credential reach to what the arguments have chosen.
+fn within(call: &Call, permission: Permission) -> Result<(), Refusal> {
+    let scopes = call.caller.identity.scopes.as_ref();
+    match scopes.is_none_or(|scopes| within_scopes(scopes, permission)) {
+        true => Ok(()),
+        false => Err(Refusal::Scope(permission)),
+    }
 }
 
 /// Records what is about to change or reveal something. No record, no effect.

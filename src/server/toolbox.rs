@@ -55,11 +55,13 @@ impl Toolbox {
     }
 
     /// The tool with this name and what it needs, if the caller may use it and the scopes of its credential do not reach
-    /// that far.
+    /// that far, whatever the arguments are.
     pub(super) fn short_of_scope(&self, name: &str, caller: &Caller) -> Option<(&'static Tool, Permission)> {
         let scopes = caller.identity.scopes.as_ref()?;
         let tool = self.find(name, caller)?;
-        (!within_scopes(scopes, tool.permission)).then_some((tool, tool.permission))
+        let mut usable = usable(tool, caller).peekable();
+        let needed = *usable.peek()?;
+        (!usable.any(|permission| within_scopes(scopes, permission))).then_some((tool, needed))
     }
 
     /// The tools that the caller sees, by name.
@@ -82,11 +84,14 @@ impl Toolbox {
 /// Whether the server offers the tool and the caller may use it somewhere. The operator sees what is offered.
 fn shows(tool: &Tool, caller: &Caller) -> bool {
     let offered = caller.snapshot.server.as_ref().is_some_and(|server| offers(&server.spec.tools, tool));
-    let allowed = || {
-        caller.identity.method == Method::Operator
-            || authorize(&caller.grants, tool.permission, Target::Anywhere).is_ok()
-    };
+    let allowed = || caller.identity.method == Method::Operator || usable(tool, caller).next().is_some();
     offered && allowed()
+}
+
+/// The permissions that open the tool and that the roles of the caller grant somewhere.
+fn usable(tool: &Tool, caller: &Caller) -> impl Iterator<Item = Permission> {
+    let allowed = |permission: &Permission| authorize(&caller.grants, *permission, Target::Anywhere).is_ok();
+    tool.needs.permissions().filter(allowed)
 }
 
 /// Whether the spec of a server lets the tool in at all.
@@ -98,11 +103,11 @@ pub(crate) fn offers(spec: &ToolsSpec, tool: &Tool) -> bool {
     };
     (spec.allow.is_empty() || named(&spec.allow))
         && !spec.deny.iter().any(denies)
-        && (!spec.read_only || tool.permission.class().is_read_only())
+        && (!spec.read_only || tool.needs.class().is_read_only())
 }
 
 fn describe(tool: &Tool) -> Description {
-    let class = tool.permission.class();
+    let class = tool.needs.class();
     let annotations = ToolAnnotations::with_title(tool.title)
         .read_only(class.is_read_only())
         .destructive(class == Class::Destructive)
