@@ -489,6 +489,12 @@ async fn who_writes_a_role_must_hold_what_it_names() {
     refused("one permission more", policy, more);
 
     grant(&admin, ns, "boss", "admin").await;
+    // Whoever adds a CRD to the catalogue also says who administers its objects.
+    for added in ["widgets.e2e.portcullis.dev", "fleets.e2e.portcullis.dev"] {
+        for verb in ["get", "list"] {
+            grant(&admin, ns, "boss", &format!("portcullis:catalogue:{added}:{verb}")).await;
+        }
+    }
     let boss = acting_as("boss").await;
     soon_allowed("everything by an administrator of the namespace", &boss, &role(json!(["k8s:*"]))).await;
     let mut long = vec!["k8s:deployments.apps:restart".to_owned(); 127];
@@ -570,6 +576,12 @@ async fn who_binds_a_role_to_a_key_needs_the_verb_bind_on_it() {
     refused("a role of the cluster with the same name", "portcullis-key-author", same_name);
 
     grant(&admin, ns, "boss", "admin").await;
+    // Whoever adds a CRD to the catalogue also says who administers its objects.
+    for added in ["widgets.e2e.portcullis.dev", "fleets.e2e.portcullis.dev"] {
+        for verb in ["get", "list"] {
+            grant(&admin, ns, "boss", &format!("portcullis:catalogue:{added}:{verb}")).await;
+        }
+    }
     let boss = acting_as("boss").await;
     allowed(
         "every role by an administrator of the namespace",

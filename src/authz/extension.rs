@@ -315,3 +315,6 @@ pub(super) fn objects() -> &'static [Object] {
 pub(crate) fn text() -> Option<&'static str> {
     INSTALLED.get().filter(|extension| !extension.entries.is_empty()).map(|extension| extension.text.as_str())
 }
+
+#[cfg(test)]
+mod tests;

@@ -63,7 +63,7 @@ pub(crate) enum ParsePattern {
     #[error("group {0:?} is not the group of {1:?}")]
     Group(String, String),
     /// Nothing in the catalogue matches it.
-    #[error("is not in the catalogue of permissions, which the chart's values under \"catalogue\" extend")]
+    #[error("is not in the catalogue of permissions")]
     Unknown,
 }
 
@@ -77,7 +77,7 @@ impl Pattern {
     }
 
     /// As [`Pattern::parse`], with these rows for the catalogue.
-    fn parse_among<'a>(
+    pub(super) fn parse_among<'a>(
         text: &str,
         catalogue: impl Iterator<Item = &'a Entry> + Clone,
     ) -> Result<Self, ParsePattern> {
@@ -112,7 +112,7 @@ impl Pattern {
         self.stands_for(permission.entry())
     }
 
-    fn stands_for(&self, entry: &Entry) -> bool {
+    pub(super) fn stands_for(&self, entry: &Entry) -> bool {
         let names = [entry.family, entry.resource, entry.verb];
         self.0.iter().zip(names).all(|(segment, name)| segment.matches(name, entry))
     }

@@ -18,7 +18,7 @@ use crate::authn::{KUBERNETES, Reason};
 use crate::authz::catalogue::Place;
 use crate::authz::role::HolderName;
 use crate::authz::{Permission, Role, RoleId};
-use crate::server::offers;
+use crate::server::opens;
 use crate::tools;
 
 /// State of those who can come in.
@@ -170,8 +170,8 @@ fn of_role(policy: &Policy, caller: &Row, role: &Role) -> Vec<Row> {
 /// The tools of the server that the permission opens.
 fn opened(policy: &Policy, permission: Permission) -> Vec<&'static str> {
     let Some(server) = policy.snapshot.server.as_ref() else { return Vec::new() };
-    let tools = tools::registry().iter().filter(|tool| tool.needs.includes(permission));
-    tools.filter(|tool| offers(&server.spec.tools, tool)).map(|tool| tool.name).collect()
+    let tools = tools::registry().iter().filter(|tool| opens(&server.spec.tools, tool, permission));
+    tools.map(|tool| tool.name).collect()
 }
 
 #[cfg(test)]
@@ -203,8 +203,8 @@ mod tests {
             seen(&policy),
             [
                 "Group ops active McpRole agents/restarters k8s:deployments:restart [agents] deployments_restart",
-                "McpApiKey ci-bot active ClusterMcpRole fleet k8s:services:list [team-*+kube-system] services_list",
-                "McpApiKey ci-bot active McpRole agents/viewer k8s:pods:list [agents] pods_list",
+                "McpApiKey ci-bot active ClusterMcpRole fleet k8s:services:list [team-*+kube-system] resources_list+services_list",
+                "McpApiKey ci-bot active McpRole agents/viewer k8s:pods:list [agents] pods_list+resources_list",
             ]
         );
     }

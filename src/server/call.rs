@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use super::draft::{Call, Decision, Verdict};
 use super::request::Core;
 use super::result;
+use super::toolbox::usable;
 use crate::audit::without_secrets;
 use crate::authz::{
     Class, Confinement, Denial, Permission, Permit, Target, Violation, authorize, within_scopes,
@@ -156,7 +157,10 @@ async fn attempt(
         Needs::Verb(_) => invocation.permission().ok_or(Refusal::Resource(None))?,
     };
     let permit = permitted(core, call, permission, &*invocation);
-    let permit = permit.map_err(|refusal| hidden(call, tool.needs, refusal))?;
+    if !usable(tool, &call.caller).any(|usable| usable == permission) {
+        return Err(hidden(permit));
+    }
+    let permit = permit?;
     within(call, permission)?;
     let class = permission.class();
     // Before the intent, which says that something is about to happen. Waiting and running together must end before
@@ -211,12 +215,10 @@ fn permitted(
 }
 
 /// Answers alike for resources that do not exist and those on which the caller may use the tool nowhere.
-fn hidden(call: &Call, needs: Needs, refusal: Refusal) -> Refusal {
-    let nowhere =
-        |denial: &Denial| authorize(&call.caller.grants, denial.permission, Target::Anywhere).is_err();
-    match (needs, refusal) {
-        (Needs::Verb(_), Refusal::Denied(denial)) if nowhere(&denial) => Refusal::Resource(Some(denial)),
-        (_, refusal) => refusal,
+fn hidden(permit: Result<Permit, Refusal>) -> Refusal {
+    match permit {
+        Err(Refusal::Denied(denial)) => Refusal::Resource(Some(denial)),
+        _ => Refusal::Resource(None),
     }
 }
 

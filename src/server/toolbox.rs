@@ -10,7 +10,7 @@ use crate::authn::Method;
 use crate::authz::scope::wildcard;
 use crate::authz::{Class, GrantsKey, Permission, Target, authorize, within_scopes};
 use crate::index::Snapshot;
-use crate::tools::Tool;
+use crate::tools::{Needs, Tool, registry};
 
 use super::request::Caller;
 
@@ -88,22 +88,37 @@ fn shows(tool: &Tool, caller: &Caller) -> bool {
     offered && allowed()
 }
 
-/// The permissions that open the tool and that the roles of the caller grant somewhere.
-fn usable(tool: &Tool, caller: &Caller) -> impl Iterator<Item = Permission> {
-    let allowed = |permission: &Permission| authorize(&caller.grants, *permission, Target::Anywhere).is_ok();
+/// The permissions that open the tool on this server and that the roles of the caller grant somewhere.
+pub(super) fn usable(tool: &Tool, caller: &Caller) -> impl Iterator<Item = Permission> {
+    let spec = caller.snapshot.server.as_ref().map(|server| &server.spec.tools);
+    let allowed = move |permission: &Permission| {
+        spec.is_some_and(|spec| opens(spec, tool, *permission))
+            && authorize(&caller.grants, *permission, Target::Anywhere).is_ok()
+    };
     tool.needs.permissions().filter(allowed)
+}
+
+/// Whether the spec of a server lets the tool be used with the permission. Denying a tool denies what it does to the
+/// tools that could do it too, for any resource.
+pub(crate) fn opens(spec: &ToolsSpec, tool: &Tool, permission: Permission) -> bool {
+    let is_denied = |other: &Tool| other.needs == Needs::Permission(permission) && denies(spec, other);
+    offers(spec, tool) && tool.needs.includes(permission) && !registry().iter().any(is_denied)
 }
 
 /// Whether the spec of a server lets the tool in at all.
 pub(crate) fn offers(spec: &ToolsSpec, tool: &Tool) -> bool {
     let named = |patterns: &[String]| patterns.iter().any(|pattern| wildcard(pattern, tool.name));
-    // A tool that is denied by any name it answers to is denied.
-    let denies = |pattern: &String| {
+    (spec.allow.is_empty() || named(&spec.allow))
+        && !denies(spec, tool)
+        && (!spec.read_only || tool.needs.class().is_read_only())
+}
+
+/// Whether the spec of a server denies the tool, by any of the names that it answers to.
+fn denies(spec: &ToolsSpec, tool: &Tool) -> bool {
+    let by = |pattern: &String| {
         wildcard(pattern, tool.name) || tool.aliases.iter().any(|alias| wildcard(pattern, alias))
     };
-    (spec.allow.is_empty() || named(&spec.allow))
-        && !spec.deny.iter().any(denies)
-        && (!spec.read_only || tool.needs.class().is_read_only())
+    spec.deny.iter().any(by)
 }
 
 fn describe(tool: &Tool) -> Description {
