@@ -91,8 +91,9 @@ fn shows(tool: &Tool, caller: &Caller) -> bool {
 /// The permissions that open the tool on this server and that the roles of the caller grant somewhere.
 pub(super) fn usable(tool: &Tool, caller: &Caller) -> impl Iterator<Item = Permission> {
     let spec = caller.snapshot.server.as_ref().map(|server| &server.spec.tools);
+    let spec = spec.filter(|spec| offers(spec, tool));
     let allowed = move |permission: &Permission| {
-        spec.is_some_and(|spec| opens(spec, tool, *permission))
+        spec.is_some_and(|spec| !is_denied(spec, *permission))
             && authorize(&caller.grants, *permission, Target::Anywhere).is_ok()
     };
     tool.needs.permissions().filter(allowed)
@@ -101,8 +102,12 @@ pub(super) fn usable(tool: &Tool, caller: &Caller) -> impl Iterator<Item = Permi
 /// Whether the spec of a server lets the tool be used with the permission. Denying a tool denies what it does to the
 /// tools that could do it too, for any resource.
 pub(crate) fn opens(spec: &ToolsSpec, tool: &Tool, permission: Permission) -> bool {
-    let is_denied = |other: &Tool| other.needs == Needs::Permission(permission) && denies(spec, other);
-    offers(spec, tool) && tool.needs.includes(permission) && !registry().iter().any(is_denied)
+    offers(spec, tool) && tool.needs.includes(permission) && !is_denied(spec, permission)
+}
+
+/// Whether the spec of a server denies the tool that the permission is there for.
+fn is_denied(spec: &ToolsSpec, permission: Permission) -> bool {
+    registry().iter().any(|tool| tool.needs == Needs::Permission(permission) && denies(spec, tool))
 }
 
 /// Whether the spec of a server lets the tool in at all.
