@@ -9,6 +9,7 @@ mod admission;
 mod audit;
 mod basic;
 mod canaries;
+mod catalogue;
 mod certificates;
 mod cluster;
 mod conformance;

@@ -237,7 +237,7 @@ spec: {identity: old-bot, servers: [ops], enabled: false, roles: [{name: viewer}
 SERVER       KIND        SUBJECT    KEY   ISSUER   TENANT   STATE      ROLE                   PERMISSION        NAMESPACES   TOOLS
 agents/ops   McpApiKey   ci-bot     ci    -        -       active     ClusterMcpRole admin   k8s:pods:delete   (all)        pods_delete
 agents/ops   McpApiKey   old-bot    old   -        -   disabled   -                      -                 -            -
-agents/ops   User        =ann,\"x\"   -     basic    -   active     McpRole agents/viewer   k8s:pods:list     agents       pods_list
+agents/ops   User        =ann,\"x\"   -     basic    -   active     McpRole agents/viewer   k8s:pods:list     agents       pods_list resources_list
 ";
         let table = run(&[]).expect("it answers");
         let words = |text: &str| {
@@ -254,7 +254,7 @@ agents/ops   User        =ann,\"x\"   -     basic    -   active     McpRole agen
             "server,kind,subject,key,issuer,tenant,state,role,permission,namespaces,tools,expiresAt,lastUsedAt",
             "agents/ops,McpApiKey,ci-bot,ci,,,active,ClusterMcpRole admin,k8s:pods:delete,(all),pods_delete,2027-01-01T00:00:00Z,",
             "agents/ops,McpApiKey,old-bot,old,,,disabled,,,,,,",
-            "agents/ops,User,\"'=ann,\"\"x\"\"\",,basic,,active,McpRole agents/viewer,k8s:pods:list,agents,pods_list,,",
+            "agents/ops,User,\"'=ann,\"\"x\"\"\",,basic,,active,McpRole agents/viewer,k8s:pods:list,agents,pods_list resources_list,,",
             "",
         ];
         assert_eq!(run(&["-o", "csv"]).expect("it answers"), expected.join("\r\n"));

@@ -55,6 +55,12 @@ async fn who_writes_a_role_must_hold_what_it_names() {
     refused("one permission more", policy, more);
 
     grant(&admin, ns, "boss", "admin").await;
+    // Whoever adds a CRD to the catalogue also says who administers its objects.
+    for added in ["widgets.e2e.portcullis.dev", "fleets.e2e.portcullis.dev"] {
+        for verb in ["get", "list"] {
+            grant(&admin, ns, "boss", &format!("portcullis:catalogue:{added}:{verb}")).await;
+        }
+    }
     let boss = acting_as("boss").await;
     soon_allowed("everything by an administrator of the namespace", &boss, &role(json!(["k8s:*"]))).await;
     let mut long = vec!["k8s:deployments.apps:restart".to_owned(); 127];

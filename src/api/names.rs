@@ -45,6 +45,9 @@ pub const SERVICE_ACCOUNT_PREFIX: &str = "system:serviceaccount:";
 /// Directory in a pod under which the entries of Secrets and ConfigMaps are mounted.
 pub const MATERIALS_DIRECTORY: &str = "/etc/portcullis/materials";
 
+/// Environment variable of every process: what an administrator adds to the catalogue of permissions.
+pub const CATALOGUE_VARIABLE: &str = "PORTCULLIS_CATALOGUE";
+
 /// Port of the MCP endpoint (TLS) in the pod; the Service maps 443 to it.
 pub const HTTPS_PORT: i32 = 8443;
 /// Port that joins operator and replicas, by mutual TLS.

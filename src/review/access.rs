@@ -15,9 +15,10 @@ use super::Policy;
 use super::callers::{Outside, admitted, end_of_key, identities, names_tenant, of_identity, of_key};
 use crate::api::{McpApiKey, RoleKind, names};
 use crate::authn::{KUBERNETES, Reason};
+use crate::authz::catalogue::Place;
 use crate::authz::role::HolderName;
-use crate::authz::{Confinement, Grants, Permission, Place, Role, RoleId};
-use crate::server::offers;
+use crate::authz::{Confinement, Grants, Permission, Role, RoleId};
+use crate::server::opens;
 use crate::tools;
 
 /// State of those who can come in.
@@ -199,6 +200,8 @@ fn of_role(policy: &Policy, caller: &Row, role: &Role, grants: &Grants) -> Vec<R
         };
         match permission.entry().place {
             Place::Endpoint => Some(row),
+            // On objects without a namespace only a role that counts in all of them grants anything.
+            Place::Cluster => all_namespaces.then_some(Row { all_namespaces, ..row }),
             Place::Namespaces if is_confined && namespaces.is_empty() => None,
             Place::Namespaces => Some(Row { all_namespaces, namespaces: namespaces.clone(), ..row }),
         }
@@ -210,11 +213,11 @@ fn of_role(policy: &Policy, caller: &Row, role: &Role, grants: &Grants) -> Vec<R
     }
 }
 
-/// The tools of the server that need the permission.
+/// The tools of the server that the permission opens.
 fn opened(policy: &Policy, permission: Permission) -> Vec<&'static str> {
     let Some(server) = policy.snapshot.server.as_ref() else { return Vec::new() };
-    let tools = tools::registry().iter().filter(|tool| tool.permission == permission);
-    tools.filter(|tool| offers(&server.spec.tools, tool)).map(|tool| tool.name).collect()
+    let tools = tools::registry().iter().filter(|tool| opens(&server.spec.tools, tool, permission));
+    tools.map(|tool| tool.name).collect()
 }
 
 #[cfg(test)]
@@ -246,8 +249,8 @@ mod tests {
             seen(&policy),
             [
                 "Group ops active McpRole agents/restarters k8s:deployments:restart [agents] deployments_restart",
-                "McpApiKey ci-bot active ClusterMcpRole fleet k8s:services:list [team-*+kube-system] services_list",
-                "McpApiKey ci-bot active McpRole agents/viewer k8s:pods:list [agents] pods_list",
+                "McpApiKey ci-bot active ClusterMcpRole fleet k8s:services:list [team-*+kube-system] resources_list+services_list",
+                "McpApiKey ci-bot active McpRole agents/viewer k8s:pods:list [agents] pods_list+resources_list",
             ]
         );
     }

@@ -17,12 +17,15 @@ use super::draft::{Call, Decision, Verdict};
 use super::habits::Unusual;
 use super::request::{Caller, Core};
 use super::result;
+use super::toolbox::usable;
 use crate::audit::without_secrets;
 use crate::authn::Reason;
 use crate::authz::anomaly::Anomaly;
-use crate::authz::{Class, Confinement, Denial, Grants, Permission, Permit, Target, Violation, authorize};
+use crate::authz::{
+    Class, Confinement, Denial, Grants, Permission, Permit, Target, Violation, authorize, within_scopes,
+};
 use crate::metrics::{Authorization, ToolCall};
-use crate::tools::{Context, Invocation, Output, Tool, ToolError};
+use crate::tools::{Context, Invocation, Needs, Output, Tool, ToolError, UNKNOWN_RESOURCE};
 
 /// Why there is no tool to be called.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,6 +47,11 @@ enum Refusal {
     Withdrawn { permission: Permission, namespace: Option<String>, why: String },
     #[error("permission denied")]
     Unusual(Anomaly),
+    /// The arguments name a resource that there is none of, or one of which the caller must not know.
+    #[error("invalid arguments: {UNKNOWN_RESOURCE}")]
+    Resource(Option<Denial>),
+    #[error("permission denied: the scopes of the credential do not reach to {0}")]
+    Scope(Permission),
     #[error("the API server has been out of reach for too long; only reading is possible until it is back")]
     Stale,
     #[error("the call could not be recorded in the audit, so it was not run")]
@@ -73,12 +81,16 @@ fn place_of(namespace: Option<&String>) -> String {
 impl Refusal {
     fn verdict(&self) -> Verdict {
         match self {
-            Refusal::Denied(denial) if denial.cause.is_tenancy() => {
+            Refusal::Denied(denial) | Refusal::Resource(Some(denial)) if denial.cause.is_tenancy() => {
                 Verdict::violation(Violation::TenantIsolation, denial.to_string())
             }
-            Refusal::Denied(denial) => Verdict::denied("permission", denial.to_string()),
+            Refusal::Denied(denial) | Refusal::Resource(Some(denial)) => {
+                Verdict::denied("permission", denial.to_string())
+            }
             Refusal::Withdrawn { why, .. } => Verdict::violation(Violation::StalePermit, why.clone()),
             Refusal::Unusual(anomaly) => Verdict::anomalous(anomaly),
+            Refusal::Resource(None) => Verdict::failure("invalid_arguments", self.to_string()),
+            Refusal::Scope(_) => Verdict::denied("insufficient_scope", self.to_string()),
             Refusal::Stale => Verdict::denied("stale_policy", self.to_string()),
             Refusal::NotRecorded => Verdict::denied("not_recorded", self.to_string()),
             Refusal::Cancelled => Verdict::cancelled(),
@@ -154,10 +166,14 @@ async fn attempt(
 ) -> Result<Output, Refusal> {
     call.draft().tool = Some(tool.name.to_owned());
     let invocation = (tool.parse)(arguments).map_err(|invalid| Refusal::Arguments(invalid.0))?;
-    let permit = permitted(core, call, &call.caller.grants, tool.permission, &*invocation)
-        .inspect_err(|_| core.habits.note_refusal(&call.caller))
-        .map_err(Refusal::Denied)?;
-    let class = tool.permission.class();
+    let permission = match tool.needs {
+        Needs::Permission(permission) => permission,
+        Needs::Verb(_) => invocation.permission().ok_or(Refusal::Resource(None))?,
+    };
+    let permit = decide(core, call, tool, permission, &*invocation)
+        .inspect_err(|_| core.habits.note_refusal(&call.caller))?;
+    within(call, permission)?;
+    let class = permission.class();
     heed(core, call, core.habits.judge_class(&call.caller, class)).await?;
     // Before the intent, which says that something is about to happen. Waiting and running together must end before
     // the request does.
@@ -173,7 +189,7 @@ async fn attempt(
     if cancelled.is_cancelled() {
         return Err(Refusal::Cancelled);
     }
-    let (permit, caller) = still_permitted(core, call, tool, &*invocation, permit)?;
+    let (permit, caller) = still_permitted(core, call, tool, (permission, permit), &*invocation)?;
     let context = Context {
         client: core.client.clone(),
         identity: caller.identity.clone(),
@@ -207,11 +223,11 @@ fn still_permitted<'a>(
     core: &Core,
     call: &'a Call,
     tool: &'static Tool,
+    (permission, permit): (Permission, Permit),
     invocation: &dyn Invocation,
-    permit: Permit,
 ) -> Result<(Permit, Cow<'a, Caller>), Refusal> {
     let withdrawn = |why: String| Refusal::Withdrawn {
-        permission: tool.permission,
+        permission,
         namespace: namespace(invocation),
         why: format!("the permit was withdrawn before the call ran: {why}"),
     };
@@ -224,7 +240,7 @@ fn still_permitted<'a>(
     if Arc::ptr_eq(&snapshot, &caller.snapshot) {
         return Ok((permit, Cow::Borrowed(caller)));
     }
-    let permit = permitted(core, call, &grants, tool.permission, invocation)
+    let permit = permitted(core, call, &grants, permission, invocation)
         .map_err(|denial| withdrawn(denial.to_string()))?;
     let caller = Caller { grants, snapshot, ..caller.clone() };
     if core.toolbox.find(tool.name, &caller).is_none() {
@@ -257,6 +273,31 @@ fn namespace(invocation: &dyn Invocation) -> Option<String> {
     match invocation.target() {
         Target::Namespace(namespace) => Some(namespace.to_owned()),
         Target::Anywhere => None,
+    }
+}
+
+/// Asks whether the caller may do this, here. Of resources that do not exist and of those on which the caller may use the
+/// tool nowhere the answer is the same.
+fn decide(
+    core: &Core,
+    call: &Call,
+    tool: &'static Tool,
+    permission: Permission,
+    invocation: &dyn Invocation,
+) -> Result<Permit, Refusal> {
+    let decided = permitted(core, call, &call.caller.grants, permission, invocation);
+    match (usable(tool, &call.caller).any(|usable| usable == permission), decided) {
+        (true, decided) => decided.map_err(Refusal::Denied),
+        (false, decided) => Err(Refusal::Resource(decided.err())),
+    }
+}
+
+/// Whether the scopes of the credential reach to what the arguments have chosen.
+fn within(call: &Call, permission: Permission) -> Result<(), Refusal> {
+    let scopes = call.caller.identity.scopes.as_ref();
+    match scopes.is_none_or(|scopes| within_scopes(scopes, permission)) {
+        true => Ok(()),
+        false => Err(Refusal::Scope(permission)),
     }
 }
 

@@ -68,7 +68,7 @@ use transport::Endpoint;
 use usage::Usage;
 
 pub(crate) use tls::LoadTls;
-pub(crate) use toolbox::offers;
+pub(crate) use toolbox::opens;
 
 /// Most connections of clients at a time, and of peers.
 const CONNECTIONS: usize = 4096;

@@ -11,7 +11,7 @@ use serde_json::{Map, Value};
 
 use super::args::{self, Argument, Arguments};
 use super::table::{plain, render};
-use super::{Context, Invocation, Output, Parsed, Tool, ToolError, output, output_schema};
+use super::{Context, Invocation, Needs, Output, Parsed, Tool, ToolError, output, output_schema};
 use crate::authz::{Confinement, Grants, Permission, Permit, Place, Target, authorize, within_scopes};
 
 static ARGUMENTS: [Argument; 0] = [];
@@ -27,7 +27,7 @@ pub(super) const WHOAMI: Tool = Tool {
     title: "Who am I",
     description: "Says who you are to this endpoint, when your credential ends, which roles you hold, what you may do and \
                   in which namespaces, and which tools you see.",
-    permission: Permission::tool("access_whoami"),
+    needs: Needs::Permission(Permission::tool("access_whoami")),
     idempotent: true,
     input_schema: || args::schema(&ARGUMENTS),
     output_schema: output_schema::<Answer>,

@@ -30,7 +30,7 @@ use crate::authz::{Permission, Permit, Target};
 use crate::index::{Policy, Subject, files};
 use crate::metrics::Metrics;
 use crate::server::{InternalConfig, ServeConfig, ServeParts, Times, bind, self_signed};
-use crate::tools::{Context, InvalidArguments, Invocation, Output, Tool, ToolError};
+use crate::tools::{self, Context, InvalidArguments, Invocation, Needs, Output, Tool, ToolError};
 
 /// The objects of the tests. Two keys, of which the second belongs to somebody else.
 pub(super) const OBJECTS: &str = "
@@ -68,7 +68,7 @@ static TOOLS: LazyLock<Vec<Tool>> = LazyLock::new(|| {
         aliases: if name == "echo" { &["echo_alias"] } else { &[] },
         title: name,
         description: "A tool of the tests.",
-        permission,
+        needs: Needs::Permission(permission),
         idempotent: true,
         input_schema: object,
         output_schema: object,
@@ -83,6 +83,13 @@ static TOOLS: LazyLock<Vec<Tool>> = LazyLock::new(|| {
         tool("slow", list, |arguments| probe("slow", &arguments)),
         tool("large", list, |arguments| probe("large", &arguments)),
         tool("forbidden_by_spec", list, |arguments| probe("echo", &arguments)),
+        Tool {
+            needs: Needs::Verb("list"),
+            ..tool("resources_list", list, |arguments| {
+                let real = tools::registry().iter().find(|tool| tool.name == "resources_list");
+                (real.expect("it is there").parse)(arguments)
+            })
+        },
         tool("not_granted", Permission::of("services", "list"), |arguments| probe("echo", &arguments)),
     ]
 });

@@ -119,7 +119,8 @@ async fn reaching_for_what_is_not_the_tenants_is_refused_recorded_and_counted() 
             arguments["namespace"] = json!(namespace);
             let answer = ask(&fixture, &fixture.key, tool, arguments).await;
             let tool = registry().iter().find(|known| known.name == *tool).expect("a tool");
-            let short = format!("permission denied: {} in namespace {namespace:?}", tool.permission);
+            let permission = tool.needs.permissions().next().expect("what it needs");
+            let short = format!("permission denied: {permission} in namespace {namespace:?}");
             assert_eq!((text(&answer), &answer["result"]["isError"]), (short.as_str(), &json!(true)));
             let event = fixture.last_event();
             assert_violation(&event, tool.name);
@@ -130,7 +131,7 @@ async fn reaching_for_what_is_not_the_tenants_is_refused_recorded_and_counted() 
                 "{message}"
             );
             assert_eq!(event.metadata["tenant"], "red");
-            assert_eq!(event.metadata["permission"], tool.permission.to_string());
+            assert_eq!(event.metadata["permission"], permission.to_string());
             assert_eq!(event.namespace.as_deref(), Some(namespace));
             crossings += 1;
         }
