@@ -8,6 +8,9 @@
 //! Deny is the default and roles only add. A tenant only takes away. No I/O, no clock.
 
 pub(crate) mod catalogue;
+#[cfg(feature = "bench")]
+pub(crate) mod cedar;
+mod globs;
 mod grants;
 pub(crate) mod inheritance;
 #[cfg(test)]
