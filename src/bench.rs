@@ -1,4 +1,5 @@
-//! What `benches/` measures: the proving of credentials, as a request does it. Only with the feature `bench`.
+//! What `benches/` measures: the proving of credentials and decisions, as a request does them. Only with the feature
+//! `bench`.
 //!
 //! A thin front: everything behind it is the code that a server runs, with nothing left out.
 
@@ -14,6 +15,10 @@ use crate::authn::jwt::{IssuerRules, Unverified, verify};
 use crate::authn::token::{OwnTokens, SigningKey, SigningKeys};
 use crate::authn::{ApiKey, Identity, KeyRecord, Method, Verifier, authenticate_key};
 use crate::index::snapshot::Key;
+
+mod policy;
+
+pub use policy::{Policy, Question};
 
 const RESOURCE: &str = "https://ops-mcp.agents.svc/mcp";
 /// Keys that are presented in turn: as many in every case, so that the finding is compared and not how much of the keys
@@ -71,7 +76,7 @@ fn known(key: &ApiKey) -> Key {
         rate_limit: None,
         roles: Vec::new(),
     };
-    Key { record, roles: Arc::default() }
+    Key { record, held: Arc::default() }
 }
 
 /// A server that trusts one issuer of tokens.

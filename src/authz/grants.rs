@@ -2,7 +2,7 @@
 //! `and`, whatever the number of roles, keys and namespaces.
 
 use std::borrow::Cow;
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use fixedbitset::FixedBitSet;
@@ -10,6 +10,7 @@ use fixedbitset::FixedBitSet;
 use crate::api::{Tenancy, names};
 
 use super::catalogue::{Permission, Place};
+use super::globs::Globs;
 use super::role::{Role, RoleId};
 use super::scope::{NamespaceLabels, Scope};
 
@@ -18,14 +19,16 @@ use super::scope::{NamespaceLabels, Scope};
 pub(crate) struct Roles {
     /// In the order of their names, so that it is always the same role that decides.
     roles: Vec<Arc<Role>>,
-    /// Those that name a permission, by its position in the catalogue.
+    /// Those that name a permission and count somewhere, by its position in the catalogue.
     granting: Vec<FixedBitSet>,
-    /// Those that grant something in some namespace.
-    somewhere: FixedBitSet,
+    /// Those that name a permission that is used in namespaces.
+    namespaced: FixedBitSet,
     /// Those that cover every namespace there is.
     everywhere: FixedBitSet,
     /// Those that cover a namespace that exists or that a role names.
     covering: HashMap<String, FixedBitSet>,
+    /// Those that cover others, by their globs.
+    globs: Globs,
     /// The tenants of namespaces.
     tenants: HashMap<String, String>,
     /// Those that cover a namespace of a tenant.
@@ -36,13 +39,15 @@ impl Roles {
     /// Compiles roles for a cluster with these namespaces.
     pub(crate) fn compile(mut roles: Vec<Arc<Role>>, namespaces: &NamespaceLabels) -> Self {
         roles.sort_by(|a, b| a.id().cmp(b.id()));
-        let granting = Permission::all().map(|permission| those(&roles, |role| role.grants(permission)));
+        // A role that covers no namespace grants nothing, not even what is used outside of namespaces.
+        let grants = |role: &Role, permission| !role.scope().is_empty() && role.grants(permission);
+        let granting = Permission::all().map(|permission| those(&roles, |role| grants(role, permission)));
         let granting = granting.collect();
         let is_namespaced = |permission: &Permission| permission.entry().place == Place::Namespaces;
-        let somewhere =
-            those(&roles, |role| !role.scope().is_empty() && role.permissions().iter().any(is_namespaced));
+        let namespaced = those(&roles, |role| role.permissions().iter().any(is_namespaced));
         let everywhere = those(&roles, |role| *role.scope() == Scope::All);
-        let covering = covering(&roles, &everywhere, namespaces);
+        let globs = Globs::of(&roles);
+        let covering = covering(&roles, &everywhere, &globs, namespaces);
         let tenant = |labels: &std::collections::BTreeMap<String, String>| {
             labels.get(names::TENANT_LABEL).filter(|tenant| !tenant.is_empty()).cloned()
         };
@@ -55,7 +60,7 @@ impl Roles {
                 within.or_insert_with(|| FixedBitSet::with_capacity(roles.len())).union_with(covering);
             }
         }
-        Self { roles, granting, somewhere, everywhere, covering, tenants, within_tenant }
+        Self { roles, granting, namespaced, everywhere, covering, globs, tenants, within_tenant }
     }
 
     /// Every role, in the order of their names.
@@ -83,11 +88,15 @@ impl Roles {
         self.tenants.get(namespace).map(String::as_str)
     }
 
-    /// The roles that cover a namespace. One that neither exists nor is named costs a look at every pattern.
+    /// The roles that cover a namespace. Of one that neither exists nor is named, everything is known from the globs.
     fn covering(&self, namespace: &str) -> Cow<'_, FixedBitSet> {
         match self.covering.get(namespace) {
             Some(known) => Cow::Borrowed(known),
-            None => Cow::Owned(those(&self.roles, |role| role.scope().covers(namespace))),
+            None => {
+                let mut covering = self.everywhere.clone();
+                self.globs.add_covering(namespace, &mut covering);
+                Cow::Owned(covering)
+            }
         }
     }
 }
@@ -101,19 +110,28 @@ fn those(roles: &[Arc<Role>], is_one: impl Fn(&Role) -> bool) -> FixedBitSet {
 fn covering(
     roles: &[Arc<Role>],
     everywhere: &FixedBitSet,
+    globs: &Globs,
     namespaces: &NamespaceLabels,
 ) -> HashMap<String, FixedBitSet> {
-    let named = roles.iter().flat_map(|role| role.scope().named());
-    let known: HashSet<&str> = namespaces.keys().map(String::as_str).chain(named).collect();
-    let mut covering: HashMap<String, FixedBitSet> =
-        known.into_iter().map(|name| (name.to_owned(), everywhere.clone())).collect();
+    let mut covering: HashMap<String, FixedBitSet> = HashMap::new();
+    let unnamed = |name: &str| {
+        let mut covering = everywhere.clone();
+        globs.add_covering(name, &mut covering);
+        covering
+    };
+    for name in namespaces.keys() {
+        covering.insert(name.clone(), unnamed(name));
+    }
     for (position, role) in roles.iter().enumerate() {
         for name in role.scope().named() {
-            covering.entry(name.to_owned()).and_modify(|covering| covering.insert(position));
-        }
-        if role.scope().has_globs() {
-            let matching = covering.iter_mut().filter(|(name, _)| role.scope().covers(name));
-            matching.for_each(|(_, covering)| covering.insert(position));
+            match covering.get_mut(name) {
+                Some(covering) => covering.insert(position),
+                None => {
+                    let mut new = unnamed(name);
+                    new.insert(position);
+                    covering.insert(name.to_owned(), new);
+                }
+            }
         }
     }
     covering
@@ -204,11 +222,14 @@ impl Grants {
         self.roles.tenant_of(namespace)
     }
 
-    /// Whether some role grants anything in the namespace.
+    /// Whether some role grants anything in the namespace. The empty name stands for all of them.
     pub(crate) fn reach(&self, namespace: &str) -> bool {
+        if namespace.is_empty() {
+            return self.is_unbounded();
+        }
         let covering = self.roles.covering(namespace);
         self.is_open(namespace)
-            && self.held.intersection(&covering).any(|role| self.roles.somewhere.contains(role))
+            && self.held.intersection(&covering).any(|role| self.roles.namespaced.contains(role))
     }
 
     /// The first role that grants the permission in the namespace.
@@ -228,15 +249,13 @@ impl Grants {
 
     /// The roles that grant the permission in a namespace that the caller may act in. None: there is none.
     pub(super) fn somewhere(&self, permission: Permission) -> Option<Grants> {
-        let within = match &self.confinement {
-            Confinement::None => &self.roles.somewhere,
-            Confinement::Tenant(tenant) => self.roles.within_tenant.get(&**tenant)?,
+        let mut held = (*self.held).clone();
+        held.intersect_with(self.roles.granting.get(permission.index())?);
+        match &self.confinement {
+            Confinement::None => {}
+            Confinement::Tenant(tenant) => held.intersect_with(self.roles.within_tenant.get(&**tenant)?),
             Confinement::Nowhere => return None,
-        };
-        let mut held = FixedBitSet::with_capacity(self.roles.len());
-        self.granting(permission)
-            .filter(|position| within.contains(*position))
-            .for_each(|position| held.insert(position));
+        }
         (!held.is_clear()).then(|| Grants::new(self.roles.clone(), held.into(), self.confinement.clone()))
     }
 

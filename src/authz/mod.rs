@@ -9,7 +9,10 @@
 
 pub(crate) mod anomaly;
 pub(crate) mod catalogue;
+#[cfg(feature = "bench")]
+pub(crate) mod cedar;
 pub(crate) mod extension;
+mod globs;
 mod grants;
 pub(crate) mod inheritance;
 #[cfg(test)]

@@ -96,9 +96,13 @@ impl Scope {
         }
     }
 
-    /// Whether it may cover namespaces that it does not name.
-    pub(super) fn has_globs(&self) -> bool {
-        matches!(self, Scope::Patterns(patterns) if patterns.iter().any(NamespacePattern::is_glob))
+    /// Its globs.
+    pub(super) fn globs(&self) -> impl Iterator<Item = &NamespacePattern> {
+        let patterns = match self {
+            Scope::Patterns(patterns) => patterns.as_slice(),
+            Scope::Namespace(_) | Scope::Selected(_) | Scope::All => &[],
+        };
+        patterns.iter().filter(|pattern| pattern.is_glob())
     }
 }
 
@@ -140,6 +144,11 @@ pub(crate) struct NamespacePattern {
 }
 
 impl NamespacePattern {
+    /// What was written.
+    pub(super) fn text(&self) -> &str {
+        &self.text
+    }
+
     fn is_glob(&self) -> bool {
         self.text.contains('*')
     }
