@@ -202,7 +202,7 @@ async fn a_well_known_key_from_another_network_is_refused_until_a_person_names_t
     assert_eq!(unknown, known, "nothing is told of which tools there are");
     let list = json!({"jsonrpc": "2.0", "id": 1, "method": "tools/list"});
     let list = from(&fixture, ABROAD, &key, &[list]).await;
-    assert_eq!(list["result"]["tools"].as_array().map(Vec::len), Some(4), "{list}");
+    assert_eq!(list["result"]["tools"].as_array().map(Vec::len), Some(5), "{list}");
     let home = from(&fixture, HOME, &key, std::slice::from_ref(&echo)).await;
     assert_eq!(home["result"]["content"][0]["text"], "agents", "the owner goes on");
     let somebody = from(&fixture, ABROAD, &other, std::slice::from_ref(&echo)).await;
