@@ -73,9 +73,9 @@ cluster-down name="portcullis-test":
 cluster-load name="portcullis-test" tag="dev":
     e2e/kind/cluster load {{ name }} localhost/portcullis:{{ tag }}
 
-# Bring the image of "just image" onto cluster NAME and install or upgrade the chart there.
+# Bring the image of "just image" onto cluster NAME and install or upgrade the chart there, as the tests want it.
 install name="portcullis-test":
-    e2e/install.sh {{ name }}
+    e2e/install.sh {{ name }} --values e2e/values.yaml
 
 # Run the end-to-end tests (or those that match) on the newest build, on a cluster that is kept for the next time.
 e2e *args: (cluster-up "portcullis-test") image (install "portcullis-test")

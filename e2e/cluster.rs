@@ -117,6 +117,13 @@ impl Namespace {
         &self.name
     }
 
+    /// As the owner of what has no namespace and is to go away with this one.
+    pub(crate) fn owner(&self) -> Value {
+        let namespace = object("", "namespace", &self.name).expect("it was made");
+        let uid = &namespace["metadata"]["uid"];
+        serde_json::json!([{"apiVersion": "v1", "kind": "Namespace", "name": self.name, "uid": uid}])
+    }
+
     /// Sets or removes a label.
     pub(crate) fn label(&self, label: &str) {
         kubectl(&["label", "--overwrite", "namespace", &self.name, label]);

@@ -62,7 +62,7 @@ pub(crate) struct Local {
     /// The way.
     pub(crate) wire: Wire,
     serving: Serving,
-    _directory: tempfile::TempDir,
+    directory: tempfile::TempDir,
 }
 
 impl Local {
@@ -81,12 +81,23 @@ impl Local {
         .await;
         let wire = Wire::to(&url, &ca);
         eventually("it answers", Duration::from_secs(20), async || wire.list_as(&[]).await.ok()).await;
-        Self { namespace, wire, serving, _directory: directory }
+        Self { namespace, wire, serving, directory }
+    }
+
+    /// The served directory.
+    pub(crate) fn directory(&self) -> &Path {
+        self.directory.path()
     }
 
     /// What it has written to its log.
     pub(crate) fn log(&self) -> String {
         self.serving.log()
+    }
+
+    /// The key that was generated for an `McpApiKey`.
+    pub(crate) fn key(&self, name: &str) -> String {
+        let path = self.directory.path().join(".portcullis/keys").join(name);
+        std::fs::read_to_string(path).expect("a key").trim().to_owned()
     }
 }
 

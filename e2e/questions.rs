@@ -111,7 +111,7 @@ async fn an_auditor_with_rights_to_read_sees_who_can_do_what_and_when_it_ends() 
     .await;
     assert_eq!(
         (&row["subject"], &row["permission"], &row["namespaces"], &row["tools"]),
-        (&json!("ci-bot"), &json!("k8s:pods:list"), &json!([name]), &json!(["pods_list"]))
+        (&json!("ci-bot"), &json!("k8s:pods:list"), &json!([name]), &json!(["pods_list", "resources_list"]))
     );
     assert_eq!((can("k8s:pods:list"), can("k8s:pods:delete"), can("k8s:pods:lost")), (0, 1, 2));
     kubectl(&["patch", "mcpk", "ci", "-n", name, "--type=merge", "-p", r#"{"spec":{"enabled":false}}"#]);

@@ -1,149 +1,177 @@
-//! The API server is asked what each ServiceAccount may do, and the answer is compared in both directions.
+//! The API server is asked what each account may do, over everything that can be asked for, and the answer is compared
+//! in both directions: with the written roles for servers, with files that people have read for the operator.
+
+pub(crate) mod chart;
+pub(crate) mod grid;
+mod narrowing;
+mod operator;
+mod pods;
 
 use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
 
-use futures::{StreamExt, stream};
-use k8s_openapi::api::authorization::v1::{ResourceAttributes, SubjectAccessReview, SubjectAccessReviewSpec};
-use kube::api::{Api, PostParams};
+use serde_json::{Value, json};
 
-use crate::cluster::{OPERATOR_NAMESPACE, client, kubectl};
-use crate::server::Endpoint;
+use crate::cluster::{Namespace, OPERATOR_NAMESPACE, apply, client, condition, object};
+use chart::Chart;
+use grid::{Right, confirm, grid, rights};
 
-const VERBS: [&str; 8] = ["get", "list", "watch", "create", "update", "patch", "delete", "deletecollection"];
-
-/// Group, resource and subresource of everything that is interesting to somebody who stole a token.
-const RESOURCES: [(&str, &str, &str); 27] = [
-    ("", "pods", ""),
-    ("", "pods", "log"),
-    ("", "pods", "exec"),
-    ("", "pods", "attach"),
-    ("", "pods", "portforward"),
-    ("", "pods", "eviction"),
-    ("", "secrets", ""),
-    ("", "configmaps", ""),
-    ("", "services", ""),
-    ("", "events", ""),
-    ("events.k8s.io", "events", ""),
-    ("", "serviceaccounts", ""),
-    ("", "serviceaccounts", "token"),
-    ("", "namespaces", ""),
-    ("", "nodes", ""),
-    ("apps", "deployments", ""),
-    ("apps", "deployments", "scale"),
-    ("apps", "replicasets", ""),
-    ("apps", "statefulsets", ""),
-    ("rbac.authorization.k8s.io", "roles", ""),
-    ("rbac.authorization.k8s.io", "rolebindings", ""),
-    ("rbac.authorization.k8s.io", "clusterroles", ""),
-    ("rbac.authorization.k8s.io", "clusterrolebindings", ""),
-    ("portcullis.dev", "mcpservers", ""),
-    ("portcullis.dev", "mcproles", ""),
-    ("portcullis.dev", "mcpapikeys", ""),
-    ("portcullis.dev", "clustermcproles", ""),
-];
-
-/// Everything of the grid that the API server allows, as `verb group/resource/subresource`.
-async fn allowed(client: &kube::Client, account: &str, namespace: &str) -> BTreeSet<String> {
-    let grid = RESOURCES.iter().flat_map(|resource| VERBS.iter().map(move |verb| (resource, *verb)));
-    let reviews = Api::<SubjectAccessReview>::all(client.clone());
-    stream::iter(grid)
-        .map(|(&(group, resource, subresource), verb)| {
-            let reviews = reviews.clone();
-            async move {
-                let review = SubjectAccessReview {
-                    spec: SubjectAccessReviewSpec {
-                        user: Some(account.to_owned()),
-                        groups: Some(vec![
-                            "system:serviceaccounts".to_owned(),
-                            "system:authenticated".to_owned(),
-                        ]),
-                        resource_attributes: Some(ResourceAttributes {
-                            namespace: Some(namespace.to_owned()).filter(|name| !name.is_empty()),
-                            verb: Some(verb.to_owned()),
-                            group: Some(group.to_owned()),
-                            resource: Some(resource.to_owned()),
-                            subresource: Some(subresource.to_owned()).filter(|name| !name.is_empty()),
-                            ..ResourceAttributes::default()
-                        }),
-                        ..SubjectAccessReviewSpec::default()
-                    },
-                    ..SubjectAccessReview::default()
-                };
-                let answer = reviews.create(&PostParams::default(), &review).await.expect("a review");
-                let allowed = answer.status.is_some_and(|status| status.allowed);
-                allowed.then(|| format!("{verb} {group}/{resource}/{subresource}"))
-            }
-        })
-        .buffer_unordered(16)
-        .filter_map(std::future::ready)
-        .collect()
-        .await
+/// Everything that the API server allows an account in a namespace, as `verb resource.group/subresource`. The empty
+/// namespace is the cluster.
+pub(crate) async fn allowed(client: &kube::Client, account: &str, namespace: &str) -> BTreeSet<String> {
+    rights(client, account, namespace).await.iter().map(Right::to_string).collect()
 }
 
-fn set(rights: &[&str]) -> BTreeSet<String> {
-    rights.iter().map(|right| (*right).to_owned()).collect()
+/// What an account may do beyond what every account may.
+async fn own(client: &kube::Client, account: &str, namespace: &str) -> BTreeSet<Right> {
+    let everybody = rights(client, "system:serviceaccount:default:portcullis-nobody", namespace).await;
+    rights(client, account, namespace).await.difference(&everybody).cloned().collect()
 }
 
-/// What every server may do anywhere: watch cluster roles and namespaces.
-const CLUSTER_BASELINE: [&str; 6] = [
-    "get portcullis.dev/clustermcproles/",
-    "list portcullis.dev/clustermcproles/",
-    "watch portcullis.dev/clustermcproles/",
-    "get /namespaces/",
-    "list /namespaces/",
-    "watch /namespaces/",
-];
+/// Both sides of a difference, for people.
+fn difference(has: &BTreeSet<Right>, wanted: &BTreeSet<Right>) -> String {
+    let list = |a: &BTreeSet<Right>, b: &BTreeSet<Right>| {
+        a.difference(b).map(|right| format!("\n    {right}")).collect::<String>()
+    };
+    format!("may and should not:{}\nshould and may not:{}", list(has, wanted), list(wanted, has))
+}
+
+/// Waits until an account may do exactly this beyond what every account may: bindings follow, and so does the API
+/// server.
+async fn becomes(client: &kube::Client, account: &str, namespace: &str, wanted: &BTreeSet<Right>) {
+    let began = Instant::now();
+    loop {
+        let has = own(client, account, namespace).await;
+        if has == *wanted {
+            return;
+        }
+        let late = began.elapsed() > Duration::from_secs(20);
+        assert!(!late, "{account} in {namespace:?}: {}", difference(&has, wanted));
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+}
+
+/// The namespaces of the test of servers: theirs, and others that their roles reach or do not.
+struct World {
+    home: Namespace,
+    other: Namespace,
+    north: Namespace,
+    northern: Namespace,
+    south: Namespace,
+    outside: Namespace,
+    /// Beginning of the names of `north`, `northern` and `south`.
+    prefix: String,
+}
+
+impl World {
+    fn make() -> Self {
+        let home = Namespace::plain("rights");
+        let (_, suffix) = home.name().rsplit_once('-').expect("a name with a suffix");
+        let near = |what: &str| Namespace::plain(&format!("{suffix}-{what}"));
+        let prefix = format!("e2e-{suffix}");
+        home.label("portcullis.dev/servers=cluster");
+        let other = Namespace::plain("rights-other");
+        let (north, northern, south) = (near("north"), near("northern"), near("south"));
+        south.label(&format!("reach={prefix}"));
+        Self { other, north, northern, south, outside: Namespace::plain("rights-outside"), prefix, home }
+    }
+
+    /// Roles of every form that there is, for the servers `ops` and `wide`, and for none of the two.
+    fn roles(&self) -> Vec<Value> {
+        let (home, prefix) = (self.home.name(), &self.prefix);
+        let role = |name: &str, spec: Value| {
+            json!({"apiVersion": "portcullis.dev/v1alpha1", "kind": "McpRole", "spec": spec,
+                "metadata": {"name": name, "namespace": home}})
+        };
+        let owner = self.home.owner();
+        let wide = |name: &str, permissions: Value, reach: Value, servers: Value| {
+            let mut spec = json!({"permissions": permissions, "servers": servers});
+            spec.as_object_mut().expect("an object").extend(reach.as_object().expect("an object").clone());
+            json!({"apiVersion": "portcullis.dev/v1alpha1", "kind": "ClusterMcpRole", "spec": spec,
+                "metadata": {"name": format!("{prefix}-{name}"), "ownerReferences": owner}})
+        };
+        let ops = json!([{"namespace": home, "name": "ops"}]);
+        let all = json!([{"namespace": home, "name": "wide"}]);
+        let others =
+            json!([{"namespace": self.other.name(), "name": "ops"}, {"namespace": home, "name": "none"}]);
+        vec![
+            role("viewer", json!({"permissions": ["k8s:pods:list", "k8s:pods:logs", "k8s:namespaces:list"]})),
+            role(
+                "deployer",
+                json!({"permissions": ["k8s:deployments.apps:scale", "k8s:deployments:restart", "k8s:pods:list"],
+                    "servers": ["ops"]}),
+            ),
+            role(
+                "heir",
+                json!({"inherits": ["deployer"], "permissions": ["k8s:services:get"], "servers": ["wide"]}),
+            ),
+            role("another-server", json!({"permissions": ["k8s:*"], "servers": ["none"]})),
+            role("not-in-the-catalogue", json!({"permissions": ["k8s:secrets:get"]})),
+            wide(
+                "pattern",
+                json!(["k8s:*:list", "k8s:events:get"]),
+                json!({"namespaces": [format!("{prefix}-north*"), "kube-*", "portcullis-*"]}),
+                ops.clone(),
+            ),
+            wide(
+                "literal",
+                json!(["k8s:services:*", "k8s:pods:delete"]),
+                json!({"namespaces": [self.south.name(), "kube-public", "no-such-namespace"]}),
+                ops.clone(),
+            ),
+            wide(
+                "selector",
+                json!(["k8s:services:get"]),
+                json!({"namespaceSelector": {"matchLabels": {"reach": prefix}},
+                    "inherits": [format!("{prefix}-nowhere")]}),
+                all.clone(),
+            ),
+            wide("nowhere", json!(["k8s:events:*"]), json!({}), ops.clone()),
+            wide("another-server", json!(["k8s:*"]), json!({"namespaces": [self.north.name()]}), others),
+            wide("everywhere", json!(["k8s:replicasets:get"]), json!({"allNamespaces": true}), all.clone()),
+            wide("all-here", json!(["k8s:*"]), json!({"namespaces": [self.northern.name()]}), all),
+        ]
+    }
+
+    fn places(&self) -> Vec<&str> {
+        let made = [&self.home, &self.other, &self.north, &self.northern, &self.south, &self.outside];
+        let known = ["kube-system", "kube-public", "default", OPERATOR_NAMESPACE, ""];
+        made.iter().map(|namespace| namespace.name()).chain(known).collect()
+    }
+}
+
+/// Labels of a namespace; the cluster has none.
+fn labels(namespace: &str) -> Value {
+    if namespace.is_empty() {
+        return Value::Null;
+    }
+    object("", "namespace", namespace).expect("the namespace is there")["metadata"]["labels"].clone()
+}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_has_exactly_its_baseline_and_the_union_of_its_roles() {
-    let endpoint = Endpoint::start("rights", 1).await;
-    let client = client().await;
-    let namespace = endpoint.namespace();
-    kubectl(&["delete", "-n", namespace, "mcprole", "admin"]);
-    let account = format!("system:serviceaccount:{namespace}:ops-mcp");
-    let mut wanted = set(&CLUSTER_BASELINE);
-    for kind in ["mcpservers", "mcproles", "mcpapikeys"] {
-        for verb in ["get", "list", "watch"] {
-            wanted.insert(format!("{verb} portcullis.dev/{kind}/"));
+    let (world, client, chart) = (World::make(), client().await, Chart::read());
+    let (home, roles) = (world.home.name(), world.roles());
+    let servers = ["ops", "wide"].map(|name| {
+        json!({"apiVersion": "portcullis.dev/v1alpha1", "kind": "McpServer", "spec": {},
+            "metadata": {"name": name, "namespace": home}})
+    });
+    let items: Vec<&Value> = servers.iter().chain(&roles).collect();
+    apply(home, &json!({"apiVersion": "v1", "kind": "List", "items": items}).to_string());
+    let began = Instant::now();
+    let mut asked = 0;
+    for server in ["ops", "wide"] {
+        let account = format!("system:serviceaccount:{home}:{server}-mcp");
+        for place in world.places() {
+            let wanted = chart.server(home, server, &roles, place, &labels(place));
+            becomes(&client, &account, place, &wanted).await;
+            let all = rights(&client, &account, place).await;
+            let dangerous = server == "ops" && ["", "kube-system", home, world.north.name()].contains(&place);
+            asked += confirm(&client, &account, place, &all, dangerous, 40).await;
         }
     }
-    wanted.extend(set(&["create events.k8s.io/events/", "patch events.k8s.io/events/"]));
-    // The role `viewer`.
-    wanted.extend(set(&["list /pods/", "get /pods/log", "list apps/deployments/"]));
-    crate::cluster::eventually("the bindings follow", std::time::Duration::from_secs(10), async || {
-        (allowed(&client, &account, namespace).await == wanted).then_some(())
-    })
-    .await;
-    for elsewhere in ["kube-system", "default", OPERATOR_NAMESPACE, ""] {
-        assert_eq!(allowed(&client, &account, elsewhere).await, set(&CLUSTER_BASELINE), "{elsewhere:?}");
-    }
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn the_operator_has_no_secret_where_it_does_not_work_and_never_lists_them() {
-    let client = client().await;
-    let endpoint = Endpoint::start("operator", 1).await;
-    let account = format!("system:serviceaccount:{OPERATOR_NAMESPACE}:portcullis-operator");
-    let in_namespace = allowed(&client, &account, endpoint.namespace()).await;
-    for (namespace, rights) in [
-        (endpoint.namespace(), in_namespace),
-        ("kube-system", allowed(&client, &account, "kube-system").await),
-        ("", allowed(&client, &account, "").await),
-    ] {
-        let has = |right: &str| rights.contains(right);
-        for forbidden in
-            ["list /secrets/", "watch /secrets/", "create /pods/exec", "create /serviceaccounts/token"]
-        {
-            assert!(!has(forbidden), "{forbidden} in {namespace:?}");
-        }
-        for verb in ["create", "update", "patch", "delete"] {
-            for kind in ["roles", "clusterroles"] {
-                let right = format!("{verb} rbac.authorization.k8s.io/{kind}/");
-                assert!(!has(&right), "{right} in {namespace:?}");
-            }
-        }
-        let works_here = namespace == endpoint.namespace();
-        assert_eq!(has("get /secrets/"), works_here, "{namespace:?}");
-        assert_eq!(has("create apps/deployments/"), works_here, "{namespace:?}");
-    }
+    let points = grid(&client).await.len() * world.places().len() * 2;
+    eprintln!("{points} points compared, {asked} of them by review, {:?}", began.elapsed());
+    let unknown = object(home, "mcprole", "not-in-the-catalogue").expect("the role");
+    assert_eq!(condition(&unknown, "Accepted").expect("it is reported").0, "False");
 }

@@ -1,5 +1,6 @@
 //! Requests on the wire, for what no client library would send, and for many of them.
 
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -9,7 +10,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use serde_json::{Value, json};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio_rustls::client::TlsStream;
 
 use crate::server::Endpoint;
@@ -22,6 +23,8 @@ pub(crate) const REVISION: &str = "2026-07-28";
 pub(crate) struct Wire {
     host: String,
     port: u16,
+    /// Address of this machine that connections come from, if it matters.
+    source: Option<Ipv4Addr>,
     tls: tokio_rustls::TlsConnector,
     multiplexed: tokio_rustls::TlsConnector,
 }
@@ -77,16 +80,29 @@ impl Wire {
         Self {
             host: uri.host().expect("a host").to_owned(),
             port: uri.port_u16().expect("a port"),
+            source: None,
             tls: Arc::new(config).into(),
             multiplexed: Arc::new(multiplexed).into(),
         }
+    }
+
+    /// The same way, from another address of this machine.
+    pub(crate) fn from(&self, source: Ipv4Addr) -> Self {
+        Self { source: Some(source), ..self.clone() }
     }
 
     async fn handshake(
         &self,
         tls: &tokio_rustls::TlsConnector,
     ) -> Result<TokioIo<TlsStream<TcpStream>>, Failure> {
-        let tcp = TcpStream::connect((self.host.as_str(), self.port)).await?;
+        let tcp = match self.source {
+            None => TcpStream::connect((self.host.as_str(), self.port)).await?,
+            Some(source) => {
+                let socket = TcpSocket::new_v4()?;
+                socket.bind((source, 0).into())?;
+                socket.connect((self.host.parse::<Ipv4Addr>()?, self.port).into()).await?
+            }
+        };
         tcp.set_nodelay(true)?;
         let name = ServerName::try_from(self.host.clone())?;
         Ok(TokioIo::new(tls.connect(name, tcp).await?))

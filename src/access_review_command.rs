@@ -32,8 +32,9 @@ pub(crate) struct AccessReview {
 const EXAMPLES: &str = "\
 A row is one permission of one caller by one role: of an API key, or of a user, group or ServiceAccount that a role
 names. The state is \"active\", or says why there is no access: disabled, expired, revoked, other_server, blocked,
-method_disabled, not_made, deleting, invalid, namespace_not_admitted, role_without_effect, or nobody. Who is in a group,
-and scopes by which a token narrows its holder, are known to the issuer alone. Of a cluster it gets and lists McpServers,
+method_disabled, not_made, deleting, invalid, namespace_not_admitted, tenant_required, role_without_effect, or nobody.
+To callers of a tenant a role grants what it names in the namespaces of the tenant, which are listed as they are now;
+whose token or certificate names the tenant has the tenant \"(by credential)\". Who is in a group, and scopes by which a token narrows its holder, are known to the issuer alone. Of a cluster it gets and lists McpServers,
 McpRoles, ClusterMcpRoles, McpApiKeys and Namespaces. CSV puts an apostrophe before what a spreadsheet would calculate.
 
 Examples:
@@ -70,6 +71,7 @@ impl AccessReview {
                     "SUBJECT",
                     "KEY",
                     "ISSUER",
+                    "TENANT",
                     "STATE",
                     "ROLE",
                     "PERMISSION",
@@ -92,8 +94,16 @@ fn namespaces(row: &Row) -> String {
     }
 }
 
+/// The tenant in whose namespaces alone the caller may act. No tenant is called `(by credential)`.
+fn tenant(row: &Row) -> String {
+    match row.tenant_by_credential {
+        true => "(by credential)".to_owned(),
+        false => row.tenant.clone().unwrap_or_default(),
+    }
+}
+
 /// The cells of the table. What people and issuers called somebody must not steer the terminal.
-fn cells(row: &Row) -> [String; 10] {
+fn cells(row: &Row) -> [String; 11] {
     let or_dash = |text: &str| match text.is_empty() {
         true => "-".to_owned(),
         false => visible(text, 60),
@@ -105,6 +115,7 @@ fn cells(row: &Row) -> [String; 10] {
         or_dash(&row.subject),
         optional(&row.key),
         optional(&row.issuer),
+        or_dash(&tenant(row)),
         row.state.to_owned(),
         optional(&row.role),
         row.permission.map_or("-".to_owned(), |permission| permission.to_string()),
@@ -126,6 +137,7 @@ fn write_csv(rows: &[Row], output: &mut dyn Write) -> io::Result<()> {
         "subject",
         "key",
         "issuer",
+        "tenant",
         "state",
         "role",
         "permission",
@@ -144,6 +156,7 @@ fn write_csv(rows: &[Row], output: &mut dyn Write) -> io::Result<()> {
             row.subject.clone(),
             optional(&row.key),
             optional(&row.issuer),
+            tenant(row),
             row.state.to_owned(),
             optional(&row.role),
             row.permission.map(|permission| permission.to_string()).unwrap_or_default(),
@@ -204,8 +217,12 @@ spec: {identity: old-bot, servers: [ops], enabled: false, roles: [{name: viewer}
 ";
 
     fn run(arguments: &[&str]) -> anyhow::Result<String> {
+        run_with(POLICY, arguments)
+    }
+
+    fn run_with(policy: &str, arguments: &[&str]) -> anyhow::Result<String> {
         let directory = tempfile::tempdir().expect("a directory");
-        std::fs::write(directory.path().join("policy.yaml"), POLICY).expect("it is written");
+        std::fs::write(directory.path().join("policy.yaml"), policy).expect("it is written");
         let from = directory.path().to_string_lossy().into_owned();
         let line = Line::try_parse_from([&["access-review", "--from", &from], arguments].concat())?;
         let mut output = Vec::new();
@@ -217,10 +234,10 @@ spec: {identity: old-bot, servers: [ops], enabled: false, roles: [{name: viewer}
     #[test]
     fn a_person_sees_a_table_of_who_can_do_what() {
         let expected = "\
-SERVER       KIND        SUBJECT    KEY   ISSUER   STATE      ROLE                   PERMISSION        NAMESPACES   TOOLS
-agents/ops   McpApiKey   ci-bot     ci    -        active     ClusterMcpRole admin   k8s:pods:delete   (all)        pods_delete
-agents/ops   McpApiKey   old-bot    old   -        disabled   -                      -                 -            -
-agents/ops   User        =ann,\"x\"   -     basic    active     McpRole agents/viewer   k8s:pods:list     agents       pods_list
+SERVER       KIND        SUBJECT    KEY   ISSUER   TENANT   STATE      ROLE                   PERMISSION        NAMESPACES   TOOLS
+agents/ops   McpApiKey   ci-bot     ci    -        -       active     ClusterMcpRole admin   k8s:pods:delete   (all)        pods_delete
+agents/ops   McpApiKey   old-bot    old   -        -   disabled   -                      -                 -            -
+agents/ops   User        =ann,\"x\"   -     basic    -   active     McpRole agents/viewer   k8s:pods:list     agents       pods_list resources_list
 ";
         let table = run(&[]).expect("it answers");
         let words = |text: &str| {
@@ -234,10 +251,10 @@ agents/ops   User        =ann,\"x\"   -     basic    active     McpRole agents/v
     #[test]
     fn a_spreadsheet_gets_texts_and_never_formulas() {
         let expected = [
-            "server,kind,subject,key,issuer,state,role,permission,namespaces,tools,expiresAt,lastUsedAt",
-            "agents/ops,McpApiKey,ci-bot,ci,,active,ClusterMcpRole admin,k8s:pods:delete,(all),pods_delete,2027-01-01T00:00:00Z,",
-            "agents/ops,McpApiKey,old-bot,old,,disabled,,,,,,",
-            "agents/ops,User,\"'=ann,\"\"x\"\"\",,basic,active,McpRole agents/viewer,k8s:pods:list,agents,pods_list,,",
+            "server,kind,subject,key,issuer,tenant,state,role,permission,namespaces,tools,expiresAt,lastUsedAt",
+            "agents/ops,McpApiKey,ci-bot,ci,,,active,ClusterMcpRole admin,k8s:pods:delete,(all),pods_delete,2027-01-01T00:00:00Z,",
+            "agents/ops,McpApiKey,old-bot,old,,,disabled,,,,,,",
+            "agents/ops,User,\"'=ann,\"\"x\"\"\",,basic,,active,McpRole agents/viewer,k8s:pods:list,agents,pods_list resources_list,,",
             "",
         ];
         assert_eq!(run(&["-o", "csv"]).expect("it answers"), expected.join("\r\n"));
@@ -249,10 +266,23 @@ agents/ops   User        =ann,\"x\"   -     basic    active     McpRole agents/v
             serde_json::from_str(&run(&["-o", "json"]).expect("it answers")).expect("JSON");
         let expected = json!({
             "server": "agents/ops", "kind": "McpApiKey", "subject": "ci-bot", "key": "ci", "issuer": null,
+            "tenant": null, "tenantByCredential": false,
             "state": "active", "role": "ClusterMcpRole admin", "permission": "k8s:pods:delete", "allNamespaces": true,
             "namespaces": [], "tools": ["pods_delete"], "expiresAt": "2027-01-01T00:00:00Z", "lastUsedAt": null
         });
         assert_eq!((rows.len(), &rows[0]), (3, &expected));
+    }
+
+    #[test]
+    fn a_tenant_has_a_column_of_its_own() {
+        let policy = POLICY.replace("identity: ci-bot,", "identity: ci-bot, tenant: red,");
+        let table = run_with(&policy, &[]).expect("it answers");
+        let rows: Vec<Vec<&str>> = table.lines().map(|line| line.split_whitespace().collect()).collect();
+        assert_eq!(rows[0][5..7], ["TENANT", "STATE"]);
+        // A directory knows of no namespaces with labels, so the tenant has none.
+        assert_eq!(rows[1][3..8], ["ci", "-", "red", "role_without_effect", "ClusterMcpRole"]);
+        let csv = run_with(&policy, &["-o", "csv"]).expect("it answers");
+        assert!(csv.contains(",ci-bot,ci,,red,role_without_effect,"), "{csv}");
     }
 
     #[test]

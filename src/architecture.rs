@@ -36,6 +36,7 @@ const LAYERS: &[(&str, u8, &[&str])] = &[
     ("import_policy_tests", 5, &["import_policy_command"]),
     ("whoami_command_tests", 5, &["terminal"]),
     ("bench", 5, &[]),
+    ("chart", 5, &[]),
     ("generate", 5, &[]),
     (
         "cli",

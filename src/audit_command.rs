@@ -94,6 +94,7 @@ enum Status {
     #[value(alias = "failed", alias = "error")]
     Failure,
     Denied,
+    Observed,
     Cancelled,
 }
 
@@ -199,6 +200,7 @@ impl From<Status> for Outcome {
             Status::Success => Outcome::Success,
             Status::Failure => Outcome::Failure,
             Status::Denied => Outcome::Denied,
+            Status::Observed => Outcome::Observed,
             Status::Cancelled => Outcome::Cancelled,
         }
     }

@@ -5,8 +5,11 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use anyhow::Context;
 use clap::{Args, CommandFactory, Parser, Subcommand};
 
+use crate::api::names::CATALOGUE_VARIABLE;
+use crate::authz::extension::Extension;
 use crate::can_i_command;
 use crate::index::files::VARIABLES_HELP;
 use crate::start;
@@ -22,6 +25,9 @@ use crate::whoami_command::CREDENTIAL_VARIABLE;
 pub struct Cli {
     #[command(subcommand)]
     command: Command,
+    /// What is added to the catalogue of permissions: the chart's values `catalogue` as JSON.
+    #[arg(long, env = CATALOGUE_VARIABLE, value_name = "JSON", global = true, default_value = "", hide_default_value = true)]
+    catalogue: String,
 }
 
 const EXAMPLES: &str = "\
@@ -159,7 +165,9 @@ impl Cli {
             Command::CanI(_) => ExitCode::from(can_i_command::FAILED),
             _ => ExitCode::FAILURE,
         };
-        match self.command.run() {
+        // Before anything reads a role: the table of permissions is one for the life of the process.
+        let extended = Extension::parse(&self.catalogue).and_then(Extension::install);
+        match extended.context(CATALOGUE_VARIABLE).and_then(|()| self.command.run()) {
             Ok(code) => code,
             Err(error) => {
                 eprintln!("error: {error:#}");

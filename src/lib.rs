@@ -26,6 +26,8 @@ mod authz;
 #[cfg(feature = "bench")]
 pub mod bench;
 mod can_i_command;
+#[cfg(test)]
+mod chart;
 pub mod cli;
 mod controller;
 mod generate;

@@ -18,6 +18,7 @@ use crate::admin::{self, Gate, Gates};
 use crate::api::names;
 use crate::audit::{AuditLog, Notifier, Refusal, Settings};
 use crate::authenticator::{self, Authenticator, Materials};
+use crate::authz::extension;
 use crate::cli::{OperatorArguments, ServeArguments};
 use crate::controller::{self, OperatorConfig};
 use crate::index::files::{Environment, Variables};
@@ -50,6 +51,7 @@ pub(crate) fn operator(arguments: OperatorArguments) -> anyhow::Result<()> {
             service_account: arguments.service_account,
             image: arguments.image,
             image_pull_policy: arguments.image_pull_policy,
+            catalogue: extension::text().map(str::to_owned),
             ready: ready.clone(),
         };
         let gates = Gates::default().with("cache", ready);

@@ -70,6 +70,8 @@ pub(crate) struct Whoami {
 }
 
 const EXAMPLES: &str = "\
+Agents have the tool access_whoami, where a role grants mcp:tools:access_whoami.
+
 Without one of the files, the credential is the key or token of the environment variable PORTCULLIS_CREDENTIAL, or, if
 there is none and no client certificate either, of standard input.
 

@@ -5,6 +5,7 @@ use std::time::Duration;
 use kube::api::{Patch, PatchParams};
 use serde_json::{Value, json};
 
+use super::rules::*;
 use super::{
     acting_as, allowed, api, change, change_status, given, grant, refused, role_binding, server_deployment,
     with,
@@ -37,23 +38,36 @@ async fn a_server_that_may_restart_deployments_changes_nothing_else_of_them() {
     .await;
     let containers = json!([{"name": "serve", "image": "example.com/miner:1"}]);
     let volumes = json!([{"name": "tls", "secret": {"secretName": "database"}}]);
-    for (what, patch) in [
-        ("another image", pod(json!({"containers": containers}))),
-        ("another account", pod(json!({"serviceAccountName": "default"}))),
-        ("another Secret", pod(json!({"volumes": volumes}))),
-        ("one more annotation", annotate(json!({"sidecar": "yes"}))),
-        ("another annotation", annotate(json!({"team": "b"}))),
-        ("an annotation less", annotate(json!({"team": null}))),
-        ("no annotations", annotate(Value::Null)),
-        ("labels of pods", json!({"spec": {"template": {"metadata": {"labels": {"app": "b"}}}}})),
-        ("replicas", json!({"spec": {"replicas": 3}})),
-        ("the strategy", json!({"spec": {"strategy": {"type": "Recreate", "rollingUpdate": null}}})),
-        ("a pause", json!({"spec": {"paused": true}})),
-        ("the wait for a pod", json!({"spec": {"minReadySeconds": 9}})),
-        ("labels", json!({"metadata": {"labels": {"app": "b"}}})),
-        ("annotations", json!({"metadata": {"annotations": {"app": "b"}}})),
+    let owner = json!([{"apiVersion": "v1", "kind": "ConfigMap", "name": "a", "uid": "b"}]);
+    for (what, rule, patch) in [
+        ("another image", RESTART_PODS, pod(json!({"containers": containers}))),
+        ("another account", RESTART_PODS, pod(json!({"serviceAccountName": "default"}))),
+        ("another Secret", RESTART_PODS, pod(json!({"volumes": volumes}))),
+        ("one more annotation", RESTART_PODS, annotate(json!({"sidecar": "yes"}))),
+        ("another annotation", RESTART_PODS, annotate(json!({"team": "b"}))),
+        ("an annotation less", RESTART_PODS, annotate(json!({"team": null}))),
+        ("no annotations", RESTART_PODS, annotate(Value::Null)),
+        (
+            "labels of pods",
+            RESTART_PODS,
+            json!({"spec": {"template": {"metadata": {"labels": {"app": "b"}}}}}),
+        ),
+        ("replicas", RESTART_SPEC, json!({"spec": {"replicas": 3}})),
+        (
+            "the strategy",
+            RESTART_SPEC,
+            json!({"spec": {"strategy": {"type": "Recreate", "rollingUpdate": null}}}),
+        ),
+        ("a pause", RESTART_SPEC, json!({"spec": {"paused": true}})),
+        ("the wait for a pod", RESTART_SPEC, json!({"spec": {"minReadySeconds": 9}})),
+        ("the history", RESTART_SPEC, json!({"spec": {"revisionHistoryLimit": 1}})),
+        ("the deadline", RESTART_SPEC, json!({"spec": {"progressDeadlineSeconds": 9}})),
+        ("finalizers", RESTART_METADATA, json!({"metadata": {"finalizers": ["example.com/hold"]}})),
+        ("an owner", RESTART_METADATA, json!({"metadata": {"ownerReferences": owner}})),
+        ("labels", RESTART_METADATA, json!({"metadata": {"labels": {"app": "b"}}})),
+        ("annotations", RESTART_METADATA, json!({"metadata": {"annotations": {"app": "b"}}})),
     ] {
-        refused(what, "portcullis-server-restart", change(&server, &web, patch).await);
+        refused(what, rule, change(&server, &web, patch).await);
     }
     let other = acting_as(&format!("system:serviceaccount:{ns}:other-mcp")).await;
     cluster::eventually(
@@ -93,13 +107,12 @@ async fn who_lets_servers_into_a_namespace_needs_the_verb_admit() {
         change(&owner, &object, json!({"metadata": {"labels": {"team": "a"}}})).await.ok()
     })
     .await;
-    let policy = "portcullis-namespace-label";
-    refused("setting the label", policy, change(&owner, &object, label(json!("local"))).await);
+    refused("setting the label", NAMESPACE_LABEL, change(&owner, &object, label(json!("local"))).await);
     let status = change_status(&owner, &object, label(json!("local"))).await;
-    refused("setting it beside the status", policy, status);
+    refused("setting it beside the status", NAMESPACE_LABEL, status);
     allowed("setting it as administrator", change(&admin, &object, label(json!("local"))).await);
     namespace.label("portcullis.dev/servers=local");
-    refused("changing the label", policy, change(&owner, &object, label(json!("cluster"))).await);
+    refused("changing the label", NAMESPACE_LABEL, change(&owner, &object, label(json!("cluster"))).await);
     let team = json!({"metadata": {"labels": {"team": "a"}}});
     allowed("other labels of an admitted namespace", change(&owner, &object, team).await);
     allowed("removing the label", change(&owner, &object, label(Value::Null)).await);

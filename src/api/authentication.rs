@@ -226,6 +226,10 @@ pub struct ClientCertificatesSpec {
     /// Which part of a verified certificate names the caller.
     #[serde(default)]
     pub identity: CertificateIdentity,
+    /// Which part of the subject of a verified certificate names the tenant; a certificate without it, or with several,
+    /// proves nothing. Default: callers with certificates belong to none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tenant: Option<CertificateTenant>,
 }
 
 /// What is asked of clients in the handshake.
@@ -263,6 +267,15 @@ pub enum CertificateIdentity {
     Uri,
     /// The first e-mail address among them.
     Email,
+}
+
+/// Which part of the subject of a certificate names the tenant.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CertificateTenant {
+    /// The organization, `O`.
+    Organization,
+    /// The organizational unit, `OU`.
+    OrganizationalUnit,
 }
 
 /// Short tokens of the endpoint's own: `POST /auth/token` gives one for an API key, a password or the token of a

@@ -30,6 +30,8 @@ pub const REASON_NAMESPACE_NOT_OPTED_IN: &str = "NamespaceNotOptedIn";
 pub const REASON_NAME_CONFLICT: &str = "NameConflict";
 /// Replicas are starting; the message says how many are ready.
 pub const REASON_PROGRESSING: &str = "Progressing";
+/// The roles of a server would need more bindings than the operator keeps; the message says how many.
+pub const REASON_TOO_MANY_BINDINGS: &str = "TooManyBindings";
 /// The endpoint did not complete an MCP handshake.
 pub const REASON_HANDSHAKE: &str = "HandshakeFailing";
 /// A write to the cluster failed and is being tried again; the message says which.

@@ -89,11 +89,11 @@ pub struct ImportSpec {
 #[serde(rename_all = "camelCase")]
 pub struct ImportReference {
     /// Name of the Secret.
-    #[schemars(length(min = 1, max = 253))]
+    #[schemars(length(min = 1, max = 253), pattern("^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$"))]
     pub name: String,
     /// Entry of the Secret.
     #[serde(default = "api_key_entry")]
-    #[schemars(length(min = 1, max = 253))]
+    #[schemars(length(min = 1, max = 253), pattern("^[-._a-zA-Z0-9]+$"))]
     pub key: String,
 }
 

@@ -194,7 +194,7 @@ pub struct TlsSpec {
     pub mode: TlsMode,
     /// Name of a Secret of type `kubernetes.io/tls` in this namespace. Only with mode `Secret`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 253))]
+    #[schemars(length(min = 1, max = 253), pattern("^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$"))]
     pub secret_name: Option<String>,
     /// Further host names or IP addresses for which the certificate is valid and which clients may name
     /// in the Host header. The names of the Service are always among them.

@@ -12,6 +12,8 @@ mod mcp_api_key;
 mod mcp_role;
 mod mcp_server;
 pub mod names;
+#[cfg(test)]
+mod references;
 pub mod replica;
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
@@ -19,9 +21,9 @@ use kube::CustomResourceExt;
 
 pub use authentication::{
     AnonymousSpec, ApiKeysSpec, AuthenticationSpec, AuthenticationStatus, BasicSpec, BlockedKind,
-    BlockedSubject, CertificateIdentity, ClaimsSpec, ClientCertificateMode, ClientCertificatesSpec,
-    JwtAlgorithm, JwtIssuerSpec, MaterialKind, MaterialReference, ScopesMode, SecretKeyReference,
-    ServiceAccountsSpec, SigningKeyState, SigningKeyStatus, TokensSpec,
+    BlockedSubject, CertificateIdentity, CertificateTenant, ClaimsSpec, ClientCertificateMode,
+    ClientCertificatesSpec, JwtAlgorithm, JwtIssuerSpec, MaterialKind, MaterialReference, ScopesMode,
+    SecretKeyReference, ServiceAccountsSpec, SigningKeyState, SigningKeyStatus, TokensSpec,
 };
 pub use authorization::{
     AnomalyDetectionSpec, AnomalyMode, AnomalySensitivity, AuthorizationSpec, MonitoringSpec, Tenancy,

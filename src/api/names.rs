@@ -45,6 +45,9 @@ pub const SERVICE_ACCOUNT_PREFIX: &str = "system:serviceaccount:";
 /// Directory in a pod under which the entries of Secrets and ConfigMaps are mounted.
 pub const MATERIALS_DIRECTORY: &str = "/etc/portcullis/materials";
 
+/// Environment variable of every process: what an administrator adds to the catalogue of permissions.
+pub const CATALOGUE_VARIABLE: &str = "PORTCULLIS_CATALOGUE";
+
 /// Port of the MCP endpoint (TLS) in the pod; the Service maps 443 to it.
 pub const HTTPS_PORT: i32 = 8443;
 /// Port that joins operator and replicas, by mutual TLS.
@@ -64,6 +67,10 @@ pub const CLUSTER_BASELINE_ROLE: &str = "portcullis:server-cluster";
 pub const OPERATOR_NAMESPACE_ROLE: &str = "portcullis:operator-namespace";
 /// Name of the RoleBinding by which the operator works in a namespace.
 pub const OPERATOR_BINDING: &str = "portcullis:operator";
+/// ClusterRole that the operator binds to itself inside namespaces whose servers may have rights elsewhere.
+pub const OPERATOR_REACH_ROLE: &str = "portcullis:operator-reach";
+/// Name of the RoleBinding by which the operator may give servers of a namespace rights elsewhere.
+pub const OPERATOR_REACH_BINDING: &str = "portcullis:operator-reach";
 
 /// Name of the Deployment, Service, ServiceAccount, NetworkPolicy and PodDisruptionBudget of a server.
 pub fn workload(server: &str) -> String {

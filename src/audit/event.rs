@@ -18,7 +18,7 @@ pub(crate) enum Kind {
     Authorization,
     /// An MCP request ran.
     McpRequest,
-    /// A rule of the endpoint was broken, and the request was refused; `reason` has its name.
+    /// A rule of the endpoint was broken; `reason` has its name.
     SecurityViolation,
 }
 
@@ -56,6 +56,8 @@ pub(crate) enum Outcome {
     Failure,
     /// It was refused.
     Denied,
+    /// It was let through, and might have been refused: an anomaly where those are only watched.
+    Observed,
     /// The client left before the answer.
     Cancelled,
 }
@@ -68,6 +70,7 @@ impl Outcome {
             Outcome::Success => "success",
             Outcome::Failure => "failure",
             Outcome::Denied => "denied",
+            Outcome::Observed => "observed",
             Outcome::Cancelled => "cancelled",
         }
     }
@@ -132,11 +135,11 @@ pub(crate) struct Event {
 }
 
 impl Event {
-    /// Whether it says that somebody was kept out: only such events may be gathered, and these are what an
-    /// administrator is notified of.
+    /// Whether it says that somebody was kept out, or might have been: only such events may be gathered, and these are
+    /// what an administrator is notified of. What was observed has an event of its own beside the one of its request.
     pub(crate) fn is_refusal(&self) -> bool {
         match self.result {
-            Outcome::Denied => true,
+            Outcome::Denied | Outcome::Observed => true,
             Outcome::Failure => self.event_type == Kind::Authentication,
             Outcome::Intent | Outcome::Success | Outcome::Cancelled => false,
         }
@@ -202,6 +205,7 @@ pub(super) mod tests {
         assert!(refusal(Kind::Authentication, Outcome::Failure));
         assert!(refusal(Kind::Authentication, Outcome::Denied));
         assert!(refusal(Kind::Authorization, Outcome::Denied));
+        assert!(refusal(Kind::SecurityViolation, Outcome::Observed));
         assert!(!refusal(Kind::McpRequest, Outcome::Failure), "a tool that fails is not a refusal");
         for result in [Outcome::Intent, Outcome::Success, Outcome::Cancelled] {
             assert!(!refusal(Kind::McpRequest, result));

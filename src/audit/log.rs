@@ -271,8 +271,9 @@ impl Work {
         }
         match self.store.append(&rows) {
             Ok(links) => {
-                answers.into_iter().for_each(|answer| drop(answer.send(Ok(()))));
+                // Counted first: whoever has the answer may look.
                 self.metrics.audit_events.inc_by(rows.len() as u64);
+                answers.into_iter().for_each(|answer| drop(answer.send(Ok(()))));
                 if std::mem::take(&mut self.failing) {
                     tracing::info!("Audit log is written again");
                 }

@@ -17,7 +17,7 @@ use tokio::sync::mpsc;
 use tokio::time::{sleep_until, timeout_at};
 use tokio_util::sync::CancellationToken;
 
-use super::event::{Event, Kind};
+use super::event::{Event, Kind, Outcome};
 use crate::metrics::Metrics;
 
 /// Refusals that may wait for the notifier.
@@ -51,6 +51,8 @@ struct RefusalKind {
     reason: &'static str,
     action: String,
     user: String,
+    /// Whether it was let through, and might have been refused.
+    observed: bool,
 }
 
 impl Refusal {
@@ -62,10 +64,13 @@ impl Refusal {
             Kind::SecurityViolation => "SecurityViolation",
         };
         let action = event.tool.as_ref().unwrap_or(&event.action).clone();
+        let why = event.reason.as_deref().unwrap_or(event.result.as_str());
+        let anomaly = event.metadata.get("anomaly").map(|rule| format!(" ({rule})")).unwrap_or_default();
+        let observed = event.result == Outcome::Observed;
         Self {
-            kind: RefusalKind { reason, action, user: event.user.clone() },
+            kind: RefusalKind { reason, action, user: event.user.clone(), observed },
             count: event.count,
-            why: event.reason.clone().unwrap_or_else(|| event.result.as_str().to_owned()),
+            why: format!("{why}{anomaly}"),
             client_ip: event.client_ip.clone(),
         }
     }
@@ -155,10 +160,11 @@ fn kubernetes_event(
     instance: &str,
     now: Timestamp,
 ) -> KubernetesEvent {
-    let Refusal { kind: RefusalKind { reason, action, user }, count, why, client_ip } = refusal;
+    let Refusal { kind: RefusalKind { reason, action, user, observed }, count, why, client_ip } = refusal;
+    let what = if *observed { "was observed calling" } else { "was refused" };
     let times = if *count == 1 { String::new() } else { format!(" {count} times") };
     let from = client_ip.as_ref().map_or(String::new(), |address| format!(" from {address}"));
-    let note = format!("{user:?} was refused {action:?}{times}{from}: {why}");
+    let note = format!("{user:?} {what} {action:?}{times}{from}: {why}");
     KubernetesEvent {
         metadata: ObjectMeta {
             // The API server completes the name, so that two replicas never choose the same. It takes no prefix that
@@ -251,7 +257,6 @@ impl Windows {
 
 #[cfg(test)]
 mod tests {
-    use super::super::event::Outcome;
     use super::super::event::tests::event;
     use super::*;
 
@@ -298,6 +303,16 @@ mod tests {
         assert_eq!(made.reason.as_deref(), Some("AccessDenied"));
         assert_eq!(made.metadata.namespace.as_deref(), Some("agents"));
         assert_eq!(made.metadata.generate_name.as_deref(), Some("ops-"));
+        let anomaly = ("anomaly".to_owned(), "new_network".to_owned());
+        let observed = Event {
+            reason: Some("anomalous_request".into()),
+            metadata: [anomaly].into(),
+            ..event("ci-bot", Kind::SecurityViolation, Outcome::Observed)
+        };
+        let made = kubernetes_event(&Refusal::of(&observed), &server, "ops-mcp-0", now);
+        let note =
+            r#""ci-bot" was observed calling "pods_list" from 10.0.0.7: anomalous_request (new_network)"#;
+        assert_eq!((made.note.as_deref(), made.reason.as_deref()), (Some(note), Some("SecurityViolation")));
         let long = Refusal::of(&Event {
             tool: Some("ä".repeat(500)),
             ..event(&"ö".repeat(900), Kind::Authentication, Outcome::Denied)

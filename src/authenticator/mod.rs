@@ -121,7 +121,9 @@ impl Authenticator {
             return authenticate_key(key, snapshot.keys.get(key.id()).map(|held| &held.record));
         }
         // In a box, so that requests with a key do not carry the room for the others.
-        Box::pin(self.prove_other(snapshot, presented)).await
+        let mut identity = Box::pin(self.prove_other(snapshot, presented)).await?;
+        identity.tenant = snapshot.tenant(&identity).map(str::to_owned);
+        Ok(identity)
     }
 
     async fn prove_other(&self, snapshot: &Snapshot, presented: Presented) -> Result<Identity, Reason> {
@@ -141,7 +143,10 @@ impl Authenticator {
                 self.shared.passwords.login(users, &user, &password, client_ip).await
             }
             Err(Reason::Missing) => match presented.certificate.filter(|shown| shown.verified) {
-                Some(shown) => certificate::identify(&shown.der, spec.client_certificates.identity),
+                Some(shown) => {
+                    let certificates = &spec.client_certificates;
+                    certificate::identify(&shown.der, certificates.identity, certificates.tenant)
+                }
                 None if spec.anonymous.unsafe_enabled => Ok(Identity::anonymous()),
                 None => Err(Reason::Missing),
             },

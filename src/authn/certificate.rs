@@ -1,6 +1,7 @@
 //! Who a client's certificate names. That the handshake has verified it is the caller's business.
 //!
-//! A certificate with two common names, or with a name that is empty or not plain text, names nobody.
+//! A certificate with two common names, or with a name that is empty or not plain text, names nobody. Where a tenant is
+//! asked for, neither does one that names none or several.
 
 use aws_lc_rs::digest;
 use jiff::Timestamp;
@@ -9,7 +10,7 @@ use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::FromDer;
 
 use super::{CERTIFICATE, Identity, Method, Reason};
-use crate::api::CertificateIdentity;
+use crate::api::{CertificateIdentity, CertificateTenant};
 
 /// Bytes of the longest name that is taken.
 const MAX_NAME: usize = 512;
@@ -17,12 +18,18 @@ const MAX_NAME: usize = 512;
 /// Reads the identity out of a verified certificate.
 ///
 /// # Errors
-/// [`Reason::CertificateName`] when it does not name anybody in the way that the server asks for.
-pub(crate) fn identify(der: &[u8], which: CertificateIdentity) -> Result<Identity, Reason> {
+/// [`Reason::CertificateName`] when it does not name anybody in the way that the server asks for, and
+/// [`Reason::CertificateTenant`] when it does not name the one tenant that is asked for.
+pub(crate) fn identify(
+    der: &[u8],
+    which: CertificateIdentity,
+    tenant: Option<CertificateTenant>,
+) -> Result<Identity, Reason> {
     let (rest, certificate) = X509Certificate::from_der(der).map_err(|_| Reason::CertificateName)?;
     if !rest.is_empty() {
         return Err(Reason::CertificateName);
     }
+    let tenant = tenant.map(|part| one_tenant(&certificate, part)).transpose()?;
     let (subject, groups) = match which {
         CertificateIdentity::CommonName => (common_name(&certificate)?, organizations(&certificate)?),
         _ => (alternative_name(&certificate, which)?, Vec::new()),
@@ -31,6 +38,7 @@ pub(crate) fn identify(der: &[u8], which: CertificateIdentity) -> Result<Identit
     Ok(Identity {
         issuer: Some(CERTIFICATE.to_owned()),
         groups,
+        tenant,
         expires_at: Some(end.map_err(|_| Reason::CertificateName)?),
         ..Identity::new(Method::ClientCertificate, subject, fingerprint(der))
     })
@@ -53,6 +61,16 @@ fn common_name(certificate: &X509Certificate<'_>) -> Result<String, Reason> {
 fn organizations(certificate: &X509Certificate<'_>) -> Result<Vec<String>, Reason> {
     let names = certificate.subject().iter_organization();
     names.map(|name| plain(name.as_str().map_err(|_| Reason::CertificateName)?)).collect()
+}
+
+fn one_tenant(certificate: &X509Certificate<'_>, part: CertificateTenant) -> Result<String, Reason> {
+    let mut names: Box<dyn Iterator<Item = _>> = match part {
+        CertificateTenant::Organization => Box::new(certificate.subject().iter_organization()),
+        CertificateTenant::OrganizationalUnit => Box::new(certificate.subject().iter_organizational_unit()),
+    };
+    let (Some(name), None) = (names.next(), names.next()) else { return Err(Reason::CertificateTenant) };
+    let name = name.as_str().map_err(|_| Reason::CertificateTenant)?;
+    plain(name).map_err(|_| Reason::CertificateTenant)
 }
 
 fn alternative_name(certificate: &X509Certificate<'_>, which: CertificateIdentity) -> Result<String, Reason> {
@@ -82,6 +100,8 @@ fn plain(name: &str) -> Result<String, Reason> {
 #[cfg(test)]
 mod tests {
     use rcgen::{CertificateParams, DistinguishedName, DnType, KeyPair, SanType};
+    use rustls::pki_types::CertificateDer;
+    use rustls::pki_types::pem::PemObject;
 
     use super::*;
 
@@ -109,7 +129,7 @@ mod tests {
     #[test]
     fn the_subject_names_the_caller_and_its_groups_as_in_kubernetes() {
         let der = certificate(&[(DnType::CommonName, "ann"), (DnType::OrganizationName, "ops")], vec![]);
-        let identity = identify(&der, CertificateIdentity::CommonName).expect("it names somebody");
+        let identity = identify(&der, CertificateIdentity::CommonName, None).expect("it names somebody");
         assert_eq!((identity.subject.as_str(), identity.groups), ("ann", vec!["ops".to_owned()]));
         assert_eq!(
             (identity.method, identity.issuer.as_deref()),
@@ -129,14 +149,14 @@ mod tests {
             (CertificateIdentity::Uri, "spiffe://example.org/ns/agents/sa/bot"),
             (CertificateIdentity::Email, "ann@example.org"),
         ] {
-            let identity = identify(&der, which).expect("it names somebody");
+            let identity = identify(&der, which, None).expect("it names somebody");
             assert_eq!((identity.subject.as_str(), identity.groups.len()), (expected, 0));
         }
     }
 
     #[test]
     fn a_certificate_without_the_name_that_is_asked_for_names_nobody() {
-        let refused = |der: &[u8], which| identify(der, which).err();
+        let refused = |der: &[u8], which| identify(der, which, None).err();
         let all = [
             CertificateIdentity::CommonName,
             CertificateIdentity::DnsName,
@@ -161,5 +181,43 @@ mod tests {
         let mut longer = certificate(&[(DnType::CommonName, "ann")], vec![]);
         longer.push(0);
         assert_eq!(refused(&longer, CertificateIdentity::CommonName), Some(Reason::CertificateName));
+    }
+
+    #[test]
+    fn a_certificate_belongs_to_the_one_tenant_that_its_subject_names() {
+        let of = |subject: &[(DnType, &str)], part| {
+            let subject = [&[(DnType::CommonName, "ann")], subject].concat();
+            identify(&certificate(&subject, vec![]), CertificateIdentity::CommonName, part)
+                .map(|identity| identity.tenant)
+        };
+        let (o, ou) = (DnType::OrganizationName, DnType::OrganizationalUnitName);
+        let both = [(o.clone(), "red"), (ou.clone(), "blue")];
+        assert_eq!(of(&both, None), Ok(None), "a tenant is taken only where it is asked for");
+        assert_eq!(of(&both, Some(CertificateTenant::Organization)), Ok(Some("red".to_owned())));
+        assert_eq!(of(&both, Some(CertificateTenant::OrganizationalUnit)), Ok(Some("blue".to_owned())));
+        for (part, name) in
+            [(CertificateTenant::Organization, o), (CertificateTenant::OrganizationalUnit, ou)]
+        {
+            assert_eq!(of(&[], Some(part)), Err(Reason::CertificateTenant), "{part:?} is missing");
+            for wrong in ["", " red", "re\nd"] {
+                let refused = of(&[(name.clone(), wrong)], Some(part));
+                assert_eq!(refused, Err(Reason::CertificateTenant), "{part:?} {wrong:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_certificate_of_two_tenants_belongs_to_nobody() {
+        let der = two_organizations();
+        let as_groups = identify(&der, CertificateIdentity::CommonName, None).expect("it names somebody");
+        assert_eq!(as_groups.groups, ["red", "blue"]);
+        let refused = identify(&der, CertificateIdentity::CommonName, Some(CertificateTenant::Organization));
+        assert_eq!(refused, Err(Reason::CertificateTenant));
+    }
+
+    /// A certificate of `openssl req -x509 -subj '/CN=ann/O=red/O=blue'`: the library of the others makes one of a kind.
+    fn two_organizations() -> Vec<u8> {
+        let pem = include_str!("testdata/two-organizations.crt");
+        CertificateDer::from_pem_slice(pem.as_bytes()).expect("PEM").to_vec()
     }
 }

@@ -108,6 +108,11 @@ impl Identity {
         Self { issuer: Some(ANONYMOUS.to_owned()), ..Self::new(Method::Anonymous, ANONYMOUS_USER, ANONYMOUS) }
     }
 
+    /// Whether it names somebody and says what proved it.
+    pub(crate) fn is_somebody(&self) -> bool {
+        !self.subject.trim().is_empty() && !self.credential_id.is_empty()
+    }
+
     /// Id of the API key behind the identity: its own, or the one that its token was made for.
     pub(crate) fn key_id(&self) -> Option<&str> {
         let origin = self.origin.as_ref().filter(|origin| origin.method == Method::ApiKey);

@@ -99,6 +99,9 @@ pub(crate) enum Reason {
     /// The certificate does not name anybody in the way that the server asks for.
     #[error("certificate without the name that is asked for")]
     CertificateName,
+    /// The certificate does not name the one tenant that the server asks for.
+    #[error("certificate without the one tenant that is asked for")]
+    CertificateTenant,
 }
 
 impl Reason {
@@ -137,6 +140,7 @@ impl Reason {
             Reason::NotConfirmed => "not_confirmed",
             Reason::ReviewFailed => "review_failed",
             Reason::CertificateName => "certificate_name",
+            Reason::CertificateTenant => "certificate_tenant",
         }
     }
 }

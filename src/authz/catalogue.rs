@@ -1,11 +1,14 @@
 //! The catalogue: every permission there is, what it means to the API server, and how dangerous it is.
 //!
 //! The chart's ClusterRoles, the operator's bindings, the admission policies and the tools are made from this one
-//! table. What is not in it cannot be granted: `k8s:*` expands over the table and is never a literal wildcard.
+//! table, which an administrator may extend (see [`super::extension`]). What is not in it cannot be granted: `k8s:*`
+//! expands over the table and is never a literal wildcard.
 
 use std::fmt;
 
 use serde::{Serialize, Serializer};
+
+use super::extension;
 
 /// What a call can do to the cluster.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -49,12 +52,14 @@ pub(crate) struct Rule {
 pub(crate) enum Place {
     /// In namespaces: the role must cover the one that is asked for.
     Namespaces,
+    /// On objects without a namespace: only a role that counts in every namespace grants it, and no tenant has it.
+    Cluster,
     /// On the endpoint itself: wherever a role counts, it grants it.
     Endpoint,
 }
 
 /// One row of the catalogue.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Entry {
     /// First segment of the permission's name: `k8s` for rights on the cluster, `mcp` for rights on the endpoint.
     pub(crate) family: &'static str,
@@ -70,6 +75,67 @@ pub(crate) struct Entry {
     pub(crate) rules: &'static [Rule],
 }
 
+impl Entry {
+    /// Whether an administrator added it as a resource like any other. Secrets are not like any other.
+    pub(crate) fn is_extra(&self) -> bool {
+        self.resource != SECRETS && Permission::built_in(self.family, self.resource, self.verb).is_none()
+    }
+}
+
+/// Objects of the API server that permissions are about, for tools that read any of them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Object {
+    /// Resource as permissions write it: `deployments`, `certificates.cert-manager.io`.
+    pub(crate) name: &'static str,
+    /// Resource with its group, as RBAC writes it: `deployments.apps`.
+    pub(crate) qualified: &'static str,
+    /// API group; empty is the core group.
+    pub(crate) group: &'static str,
+    /// Version of the group.
+    pub(crate) version: &'static str,
+    /// Resource in the plural, without its group.
+    pub(crate) plural: &'static str,
+    /// Kind of one object.
+    pub(crate) kind: &'static str,
+    /// Whether they stand in namespaces.
+    pub(crate) place: Place,
+}
+
+impl Object {
+    /// Every one there is.
+    pub(crate) fn all() -> impl Iterator<Item = &'static Object> {
+        OBJECTS.iter().chain(extension::objects())
+    }
+
+    /// The one that permissions or RBAC write so.
+    pub(crate) fn find(resource: &str) -> Option<&'static Object> {
+        Object::all().find(|object| object.name == resource || object.qualified == resource)
+    }
+
+    /// A built-in one, for names in the source: an unknown one does not compile in a constant.
+    pub(crate) const fn of(name: &str) -> &'static Object {
+        let mut i = 0;
+        while i < OBJECTS.len() {
+            if same(OBJECTS[i].name, name) {
+                return &OBJECTS[i];
+            }
+            i += 1;
+        }
+        panic!("no such object in the catalogue")
+    }
+
+    /// Path of the list of them, in one namespace or in all.
+    pub(crate) fn path(&self, namespace: Option<&str>) -> String {
+        let Self { group, version, plural, .. } = self;
+        let root =
+            if group.is_empty() { format!("/api/{version}") } else { format!("/apis/{group}/{version}") };
+        match namespace {
+            Some(namespace) => format!("{root}/namespaces/{namespace}/{plural}"),
+            None => format!("{root}/{plural}"),
+        }
+    }
+}
+
 /// A permission of the catalogue, by its place there. It can only be had from the table, so an unknown one cannot exist.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct Permission(u16);
@@ -77,7 +143,8 @@ pub(crate) struct Permission(u16);
 impl Permission {
     /// The row behind it.
     pub(crate) fn entry(self) -> &'static Entry {
-        &CATALOGUE[self.index()]
+        let index = self.index();
+        CATALOGUE.get(index).unwrap_or_else(|| &extension::entries()[index - CATALOGUE.len()])
     }
 
     /// Its position in the table.
@@ -96,11 +163,16 @@ impl Permission {
     }
 
     /// Finds `k8s:<resource>:<verb>`.
-    pub(crate) const fn named(resource: &str, verb: &str) -> Option<Permission> {
-        Permission::find(KUBERNETES, resource, verb)
+    pub(crate) fn named(resource: &str, verb: &str) -> Option<Permission> {
+        let mut all = Permission::all();
+        all.find(|permission| {
+            let entry = permission.entry();
+            (entry.family, entry.resource, entry.verb) == (KUBERNETES, resource, verb)
+        })
     }
 
-    const fn find(family: &str, resource: &str, verb: &str) -> Option<Permission> {
+    /// Finds a row that is there whatever an administrator adds.
+    pub(super) const fn built_in(family: &str, resource: &str, verb: &str) -> Option<Permission> {
         let mut i = 0;
         while i < CATALOGUE.len() {
             let entry = &CATALOGUE[i];
@@ -114,7 +186,7 @@ impl Permission {
 
     /// As [`Permission::named`], for names in the source: an unknown one does not compile in a constant.
     pub(crate) const fn of(resource: &str, verb: &str) -> Permission {
-        match Permission::named(resource, verb) {
+        match Permission::built_in(KUBERNETES, resource, verb) {
             Some(permission) => permission,
             None => panic!("no such permission in the catalogue"),
         }
@@ -122,15 +194,15 @@ impl Permission {
 
     /// The permission `mcp:tools:<name>`, for names in the source: an unknown one does not compile in a constant.
     pub(crate) const fn tool(name: &str) -> Permission {
-        match Permission::find(ENDPOINT, "tools", name) {
+        match Permission::built_in(ENDPOINT, "tools", name) {
             Some(permission) => permission,
             None => panic!("no such permission in the catalogue"),
         }
     }
 
-    /// Every permission there is, in the order of the table.
-    pub(crate) fn all() -> impl Iterator<Item = Permission> {
-        (0..CATALOGUE.len()).map(|index| Permission(index as u16))
+    /// Every permission there is, in the order of the table: first the built-in ones.
+    pub(crate) fn all() -> impl Iterator<Item = Permission> + Clone {
+        (0..CATALOGUE.len() + extension::entries().len()).map(|index| Permission(index as u16))
     }
 }
 
@@ -185,9 +257,11 @@ impl Serialize for Permission {
 }
 
 /// Family of the rights on the cluster.
-const KUBERNETES: &str = "k8s";
+pub(super) const KUBERNETES: &str = "k8s";
 /// Family of the rights on the endpoint itself.
 const ENDPOINT: &str = "mcp";
+/// The resource that nobody can be granted unless an administrator says so.
+pub(crate) const SECRETS: &str = "secrets";
 const CORE: &str = "";
 const APPS: &str = "apps";
 
@@ -205,7 +279,31 @@ macro_rules! entry {
     };
 }
 
-/// The table. Permissions on Secrets are not in it: a role cannot grant them.
+/// An object of the table below.
+macro_rules! object {
+    ($plural:literal, $qualified:literal, $group:expr, $kind:literal) => {
+        Object {
+            name: $plural,
+            qualified: $qualified,
+            group: $group,
+            version: "v1",
+            plural: $plural,
+            kind: $kind,
+            place: Place::Namespaces,
+        }
+    };
+}
+
+/// The objects behind the table.
+pub(crate) static OBJECTS: [Object; 5] = [
+    object!("pods", "pods", CORE, "Pod"),
+    object!("services", "services", CORE, "Service"),
+    object!("events", "events", CORE, "Event"),
+    object!("deployments", "deployments.apps", APPS, "Deployment"),
+    object!("replicasets", "replicasets.apps", APPS, "ReplicaSet"),
+];
+
+/// The built-in part of the table. Permissions on Secrets are not in it: a role cannot grant them.
 pub(crate) static CATALOGUE: [Entry; 18] = [
     // The list of namespaces shows those in which the caller may do anything; watching namespaces is in the baseline.
     Entry {
@@ -254,7 +352,7 @@ mod tests {
     fn every_permission_is_found_by_its_name_and_only_once() {
         for permission in Permission::all() {
             let entry = permission.entry();
-            assert_eq!(Permission::find(entry.family, entry.resource, entry.verb), Some(permission));
+            assert_eq!(Permission::built_in(entry.family, entry.resource, entry.verb), Some(permission));
             let same = Permission::all().filter(|other| *other == permission).count();
             assert_eq!(same, 1, "{permission} is in the table twice");
         }

@@ -83,6 +83,11 @@ impl Roles {
         self.roles.len()
     }
 
+    /// The tenant of a namespace.
+    pub(crate) fn tenant_of(&self, namespace: &str) -> Option<&str> {
+        self.tenants.get(namespace).map(String::as_str)
+    }
+
     /// The roles that cover a namespace. Of one that neither exists nor is named, everything is known from the globs.
     fn covering(&self, namespace: &str) -> Cow<'_, FixedBitSet> {
         match self.covering.get(namespace) {
@@ -214,7 +219,7 @@ impl Grants {
 
     /// The tenant of a namespace.
     pub(crate) fn tenant_of(&self, namespace: &str) -> Option<&str> {
-        self.roles.tenants.get(namespace).map(String::as_str)
+        self.roles.tenant_of(namespace)
     }
 
     /// Whether some role grants anything in the namespace. The empty name stands for all of them.

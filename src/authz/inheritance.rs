@@ -129,3 +129,135 @@ impl Walk<'_> {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::api::McpRoleSpec;
+    use crate::authz::role::InvalidRole;
+    use crate::authz::{Permission, Role};
+
+    /// Roles of one namespace, each `name: permissions: parents`.
+    fn roles(lines: &[(&str, &[&str], &[&str])]) -> BTreeMap<String, McpRole> {
+        let role = |(name, permissions, inherits): &(&str, &[&str], &[&str])| {
+            let texts = |texts: &[&str]| texts.iter().map(|&text| text.to_owned()).collect();
+            let (permissions, inherits) = (texts(permissions), texts(inherits));
+            let spec = McpRoleSpec { permissions, inherits, ..McpRoleSpec::default() };
+            let mut role = McpRole::new(name, spec);
+            role.metadata.namespace = Some("agents".to_owned());
+            ((*name).to_owned(), role)
+        };
+        lines.iter().map(role).collect()
+    }
+
+    fn convert(roles: &BTreeMap<String, McpRole>, name: &str) -> Result<Role, InvalidRole> {
+        Role::from_role(&roles[name], &|parent| roles.get(parent).map(Parent::from))
+    }
+
+    fn granted(role: &Role) -> Vec<String> {
+        role.permissions().iter().map(Permission::to_string).collect()
+    }
+
+    #[test]
+    fn a_role_has_its_own_permissions_and_those_of_every_role_behind_it() {
+        let roles = roles(&[
+            ("viewer", &["k8s:pods:list"], &[]),
+            ("logs", &["k8s:pods:logs"], &["viewer"]),
+            ("operator", &["k8s:deployments:scale"], &["logs", "viewer"]),
+            ("renamed", &[], &["operator"]),
+        ]);
+        let all = ["k8s:deployments:scale", "k8s:pods:list", "k8s:pods:logs"];
+        assert_eq!(granted(&convert(&roles, "operator").expect("accepted")), all);
+        assert_eq!(granted(&convert(&roles, "renamed").expect("accepted")), all);
+        assert_eq!(granted(&convert(&roles, "viewer").expect("accepted")), ["k8s:pods:list"]);
+    }
+
+    #[test]
+    fn what_grants_a_permission_is_the_roles_own_pattern_before_an_inherited_one() {
+        let roles = roles(&[
+            ("base", &["k8s:pods:list", "k8s:services:*"], &[]),
+            ("role", &["k8s:pods:*"], &["base"]),
+        ]);
+        let role = convert(&roles, "role").expect("accepted");
+        let source = |resource, verb| role.source(Permission::of(resource, verb)).cloned();
+        let own = source("pods", "list").expect("granted");
+        assert_eq!((own.pattern.to_string().as_str(), own.inherited_from), ("k8s:pods:*", None));
+        let inherited = source("services", "get").expect("granted");
+        assert_eq!(inherited.pattern.to_string(), "k8s:services:*");
+        assert_eq!(inherited.inherited_from.as_deref(), Some("base"));
+        assert_eq!(source("deployments", "list"), None);
+    }
+
+    #[test]
+    fn roles_that_inherit_in_a_circle_are_refused_and_the_circle_is_named() {
+        let roles = roles(&[
+            ("a", &["k8s:pods:list"], &["b"]),
+            ("b", &["k8s:pods:get"], &["c"]),
+            ("c", &["k8s:pods:logs"], &["b"]),
+            ("itself", &["k8s:pods:list"], &["itself"]),
+        ]);
+        for (name, message) in [
+            ("a", "spec.inherits[0]: roles inherit in a circle: b -> c -> b"),
+            ("b", "spec.inherits[0]: roles inherit in a circle: b -> c -> b"),
+            ("c", "spec.inherits[0]: roles inherit in a circle: c -> b -> c"),
+            ("itself", "spec.inherits[0]: roles inherit in a circle: itself -> itself"),
+        ] {
+            assert_eq!(convert(&roles, name).expect_err(name).to_string(), message);
+        }
+    }
+
+    #[test]
+    fn a_role_with_a_missing_or_broken_parent_grants_nothing_and_names_it() {
+        let roles = roles(&[
+            ("good", &["k8s:pods:list"], &[]),
+            ("broken", &["k8s:secrets:manage"], &[]),
+            ("empty", &[], &[]),
+            ("one", &["k8s:pods:list"], &["good", "gone"]),
+            ("two", &["k8s:pods:list"], &["broken"]),
+            ("three", &["k8s:pods:list"], &["two"]),
+            ("four", &["k8s:pods:list"], &["empty"]),
+        ]);
+        for (name, message) in [
+            ("one", "spec.inherits[1]: there is no role \"gone\""),
+            (
+                "two",
+                "spec.inherits[0]: role \"broken\" is not accepted: \"k8s:secrets:manage\" is not in the catalogue of permissions",
+            ),
+            (
+                "three",
+                "spec.inherits[0]: role \"broken\" is not accepted: \"k8s:secrets:manage\" is not in the catalogue of permissions",
+            ),
+            ("four", "spec.inherits[0]: role \"empty\" is not accepted: it names no permissions"),
+        ] {
+            assert!(convert(&roles, name).expect_err(name).to_string().starts_with(message), "{name}");
+        }
+        assert!(convert(&roles, "good").is_ok());
+    }
+
+    #[test]
+    fn a_role_inherits_from_a_bounded_number_of_others_however_they_are_arranged() {
+        let names: Vec<String> = (0..100).map(|number| format!("r{number}")).collect();
+        let mut chain = BTreeMap::new();
+        for (number, name) in names.iter().enumerate() {
+            let next = names.get(number + 1).map(|next| vec![next.as_str()]).unwrap_or_default();
+            chain.extend(roles(&[(name, &["k8s:pods:list"], &next)]));
+        }
+        assert!(convert(&chain, &names[100 - MOST]).is_ok());
+        let refused = convert(&chain, &names[0]).expect_err("too many").to_string();
+        assert_eq!(refused, format!("spec.inherits[0]: inherits from more than {MOST} roles"));
+        // A ladder has exponentially many ways down and few roles.
+        let mut ladder = BTreeMap::new();
+        for step in 0..30 {
+            let below = [format!("a{}", step + 1), format!("b{}", step + 1)];
+            let below: Vec<&str> =
+                if step < 29 { below.iter().map(String::as_str).collect() } else { vec![] };
+            let names = [format!("a{step}"), format!("b{step}")];
+            ladder.extend(roles(
+                &names.each_ref().map(|name| (name.as_str(), &["k8s:pods:list"][..], &below[..])),
+            ));
+        }
+        assert!(convert(&ladder, "a0").is_ok());
+    }
+}

@@ -7,9 +7,11 @@
 //!
 //! Deny is the default and roles only add. A tenant only takes away. No I/O, no clock.
 
+pub(crate) mod anomaly;
 pub(crate) mod catalogue;
 #[cfg(feature = "bench")]
 pub(crate) mod cedar;
+pub(crate) mod extension;
 mod globs;
 mod grants;
 pub(crate) mod inheritance;
@@ -26,8 +28,7 @@ mod violation;
 use std::fmt;
 use std::sync::Arc;
 
-use catalogue::Place;
-pub(crate) use catalogue::{Class, Permission};
+pub(crate) use catalogue::{Class, Object, Permission, Place};
 pub(crate) use grants::{Confinement, Grants, GrantsKey, Roles};
 pub(crate) use inheritance::Parent;
 pub(crate) use permission::within_scopes;
@@ -60,6 +61,8 @@ enum Namespaces {
     One(String),
     /// Every one that a role among these covers and the caller's tenant has.
     Within(Grants),
+    /// Every one, since it is for objects without a namespace.
+    Cluster,
     /// None: it is for the endpoint itself.
     None,
 }
@@ -81,7 +84,11 @@ impl Permit {
 
     /// Whether the permit covers every namespace, so that one cluster-wide list will do.
     pub(crate) fn is_cluster_wide(&self) -> bool {
-        matches!(&self.namespaces, Namespaces::Within(grants) if grants.is_unbounded())
+        match &self.namespaces {
+            Namespaces::Within(grants) => grants.is_unbounded(),
+            Namespaces::Cluster => true,
+            Namespaces::One(_) | Namespaces::None => false,
+        }
     }
 
     /// Whether the permit covers the namespace.
@@ -89,7 +96,7 @@ impl Permit {
         match &self.namespaces {
             Namespaces::One(one) => one == namespace,
             Namespaces::Within(grants) => grants.reach(namespace),
-            Namespaces::None => false,
+            Namespaces::Cluster | Namespaces::None => false,
         }
     }
 }
@@ -174,6 +181,7 @@ pub(crate) fn authorize(
     let permit = |role: &Arc<Role>, namespaces| Permit { permission, namespaces, role: role.clone() };
     let decided = match (permission.entry().place, namespace) {
         (Place::Endpoint, _) => grants.at_all(permission).map(|role| permit(role, Namespaces::None)),
+        (Place::Cluster, _) => grants.everywhere(permission).map(|role| permit(role, Namespaces::Cluster)),
         (Place::Namespaces, Some("")) => grants.everywhere(permission).map(|role| {
             let within = grants.somewhere(permission).unwrap_or_default();
             permit(role, Namespaces::Within(within))
@@ -191,10 +199,15 @@ pub(crate) fn authorize(
 
 /// What of the caller's tenant is against the action, whatever the roles say.
 fn outside_tenant(grants: &Grants, permission: Permission, namespace: Option<&str>) -> Option<Cause> {
+    let place = permission.entry().place;
     match (grants.confinement(), namespace) {
         (Confinement::None, _) => None,
         (Confinement::Nowhere, _) => Some(Cause::NoTenant),
-        (Confinement::Tenant(_), _) if permission.entry().place == Place::Endpoint => None,
+        (Confinement::Tenant(_), _) if place == Place::Endpoint => None,
+        // What has no namespace belongs to no tenant.
+        (Confinement::Tenant(tenant), _) if place == Place::Cluster => {
+            Some(Cause::OtherTenant { tenant: tenant.to_string(), owner: None })
+        }
         (Confinement::Tenant(_), None) => None,
         (Confinement::Tenant(_), Some(namespace)) if grants.is_open(namespace) => None,
         (Confinement::Tenant(tenant), Some(namespace)) => Some(Cause::OtherTenant {

@@ -1,13 +1,17 @@
 //! Patterns of permissions, as roles write them: `k8s:<resource>[.<group>]:<verb>` and `mcp:tools:<name>` with wildcards.
 //!
 //! `*` stands for one whole segment, or at the end for all that follows: `k8s:pods:*`, `k8s:*:list`, `k8s:*`, `*`.
+//! `k8s:resources:<verb>` stands for that verb on every resource that an administrator added to the catalogue.
 
 use std::fmt;
 
-use super::catalogue::Permission;
+use super::catalogue::{Entry, Permission};
 
 /// Most characters of a pattern, as in the schema of the kinds.
 pub(crate) const MAX_LENGTH: usize = 128;
+
+/// What stands for every resource that an administrator added.
+pub(super) const EXTRAS: &str = "resources";
 
 /// A valid pattern: one to three segments. After the last one, which is then a wildcard, anything may follow.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -16,13 +20,15 @@ pub(crate) struct Pattern(Vec<Segment>);
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum Segment {
     Any,
+    Extras,
     Literal(String),
 }
 
 impl Segment {
-    fn matches(&self, text: &str) -> bool {
+    fn matches(&self, text: &str, entry: &Entry) -> bool {
         match self {
             Segment::Any => true,
+            Segment::Extras => entry.is_extra(),
             Segment::Literal(literal) => literal == text,
         }
     }
@@ -32,6 +38,7 @@ impl fmt::Display for Segment {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Segment::Any => "*",
+            Segment::Extras => EXTRAS,
             Segment::Literal(literal) => literal,
         })
     }
@@ -66,6 +73,14 @@ impl Pattern {
     /// # Errors
     /// [`ParsePattern`] says what is wrong with the text.
     pub(crate) fn parse(text: &str) -> Result<Self, ParsePattern> {
+        Self::parse_among(text, Permission::all().map(Permission::entry))
+    }
+
+    /// As [`Pattern::parse`], with these rows for the catalogue.
+    pub(super) fn parse_among<'a>(
+        text: &str,
+        catalogue: impl Iterator<Item = &'a Entry> + Clone,
+    ) -> Result<Self, ParsePattern> {
         if text.len() > MAX_LENGTH {
             return Err(ParsePattern::TooLong);
         }
@@ -77,21 +92,29 @@ impl Pattern {
             return Err(ParsePattern::Segments);
         }
         let segments = texts.iter().enumerate().map(|(position, text)| match position {
-            1 => resource_segment(text),
+            1 => resource_segment(text, catalogue.clone()),
             _ => segment(text),
         });
         let pattern = Self(segments.collect::<Result<_, _>>()?);
-        if !Permission::all().any(|permission| pattern.matches(permission)) {
+        if !catalogue.clone().any(|entry| pattern.stands_for(entry)) {
             return Err(ParsePattern::Unknown);
         }
         Ok(pattern)
     }
 
+    /// Whether it names one permission.
+    pub(crate) fn is_literal(&self) -> bool {
+        self.0.iter().all(|segment| matches!(segment, Segment::Literal(_)))
+    }
+
     /// Whether the permission is one of those that the pattern stands for.
     pub(crate) fn matches(&self, permission: Permission) -> bool {
-        let entry = permission.entry();
+        self.stands_for(permission.entry())
+    }
+
+    pub(super) fn stands_for(&self, entry: &Entry) -> bool {
         let names = [entry.family, entry.resource, entry.verb];
-        self.0.iter().zip(names).all(|(segment, name)| segment.matches(name))
+        self.0.iter().zip(names).all(|(segment, name)| segment.matches(name, entry))
     }
 }
 
@@ -121,15 +144,22 @@ fn segment(text: &str) -> Result<Segment, ParsePattern> {
     Ok(Segment::Literal(text.to_owned()))
 }
 
-/// A resource, with its group where the writer gave one: `deployments.apps` is `deployments`.
-fn resource_segment(text: &str) -> Result<Segment, ParsePattern> {
+/// A resource, with its group where the writer gave one: `deployments.apps` is `deployments`. Those that an
+/// administrator added have their groups in their names.
+fn resource_segment<'a>(
+    text: &str,
+    catalogue: impl Iterator<Item = &'a Entry> + Clone,
+) -> Result<Segment, ParsePattern> {
+    if text == EXTRAS {
+        return Ok(Segment::Extras);
+    }
     let Some((name, group)) = text.split_once('.') else {
         return segment(text);
     };
-    let mut rules = Permission::all()
-        .filter(|permission| permission.entry().resource == name)
-        .flat_map(|permission| permission.entry().rules)
-        .peekable();
+    if catalogue.clone().any(|entry| entry.resource == text) {
+        return Ok(Segment::Literal(text.to_owned()));
+    }
+    let mut rules = catalogue.filter(|entry| entry.resource == name).flat_map(|entry| entry.rules).peekable();
     if rules.peek().is_none() {
         return Err(ParsePattern::Unknown);
     }

@@ -120,15 +120,12 @@ impl Selected {
         }
         for (index, requirement) in expressions.iter().enumerate() {
             let has_values = requirement.values.as_ref().is_some_and(|values| !values.is_empty());
-            let needs_values = matches!(requirement.operator.as_str(), "In" | "NotIn");
-            if needs_values != has_values {
-                return Err(InvalidRole::Selector { index });
+            match (requirement.operator.as_str(), has_values) {
+                ("In" | "NotIn", true) | ("Exists" | "DoesNotExist", false) => {}
+                _ => return Err(InvalidRole::Selector { index }),
             }
         }
-        let parsed: Selector = selector
-            .clone()
-            .try_into()
-            .map_err(|_| InvalidRole::Selector { index: expressions.len().saturating_sub(1) })?;
+        let parsed = Selector::try_from(selector.clone()).map_err(|_| InvalidRole::EmptySelector)?;
         let chosen = namespaces
             .iter()
             .filter(|(name, labels)| !is_protected(name, operator_namespace) && parsed.matches(labels));
@@ -213,4 +210,92 @@ fn patterns(texts: &[String], operator_namespace: &str) -> Result<Vec<NamespaceP
             Ok(NamespacePattern { text: text.clone(), operator_namespace: operator_namespace.to_owned() })
         })
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn namespaces() -> NamespaceLabels {
+        let labelled = [
+            ("team-a", vec![("team", "a"), ("stage", "prod")]),
+            ("team-b", vec![("team", "b")]),
+            ("plain", vec![]),
+            ("kube-system", vec![("team", "a")]),
+            ("portcullis-system", vec![("team", "a")]),
+        ];
+        let labels = |labels: Vec<(&str, &str)>| {
+            labels.into_iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
+        };
+        labelled.into_iter().map(|(name, found)| (name.to_owned(), labels(found))).collect()
+    }
+
+    fn scope(spec: &Value) -> Result<Scope, InvalidRole> {
+        let mut whole = json!({"permissions": ["k8s:pods:list"], "servers": []});
+        whole.as_object_mut().expect("an object").extend(spec.as_object().expect("an object").clone());
+        let spec = serde_json::from_value(whole).expect("a spec");
+        Scope::of(&spec, "portcullis-system", &namespaces())
+    }
+
+    fn covered(selector: &Value) -> Vec<String> {
+        let scope = scope(&json!({"namespaceSelector": selector})).expect("valid");
+        namespaces().into_keys().filter(|name| scope.covers(name)).collect()
+    }
+
+    #[test]
+    fn a_selector_chooses_namespaces_by_their_labels_and_never_those_of_the_system() {
+        assert_eq!(covered(&json!({"matchLabels": {"team": "a"}})), ["team-a"]);
+        assert_eq!(covered(&json!({"matchLabels": {"team": "a", "stage": "test"}})), [""; 0]);
+        let expression = |operator: &str, values: Value| {
+            let mut requirement = json!({"key": "team", "operator": operator});
+            if !values.is_null() {
+                requirement["values"] = values;
+            }
+            covered(&json!({"matchExpressions": [requirement]}))
+        };
+        assert_eq!(expression("In", json!(["a", "b"])), ["team-a", "team-b"]);
+        assert_eq!(expression("NotIn", json!(["a"])), ["plain", "team-b"]);
+        assert_eq!(expression("Exists", Value::Null), ["team-a", "team-b"]);
+        assert_eq!(expression("DoesNotExist", Value::Null), ["plain"]);
+    }
+
+    #[test]
+    fn a_scope_that_says_two_things_or_nothing_names_the_field_at_fault() {
+        let selector = json!({"matchLabels": {"team": "a"}});
+        for (spec, message) in [
+            (
+                json!({"namespaces": ["a"], "namespaceSelector": selector}),
+                "spec.namespaces, spec.namespaceSel",
+            ),
+            (
+                json!({"allNamespaces": true, "namespaceSelector": selector}),
+                "spec.namespaces, spec.namespaceSel",
+            ),
+            (json!({"allNamespaces": true, "namespaces": ["a"]}), "spec.namespaces, spec.namespaceSel"),
+            (json!({"namespaceSelector": {}}), "spec.namespaceSelector: name at least one label"),
+            (json!({"namespaceSelector": {"matchLabels": {}}}), "spec.namespaceSelector: name at least one"),
+            (
+                json!({"namespaceSelector": {"matchExpressions": [{"key": "a", "operator": "Exists"},
+                    {"key": "a", "operator": "In"}]}}),
+                "spec.namespaceSelector.matchExpressions[1]: the operators are",
+            ),
+            (
+                json!({"namespaceSelector": {"matchExpressions": [{"key": "a", "operator": "Gt", "values": ["1"]}]}}),
+                "spec.namespaceSelector.matchExpressions[0]: the operators are",
+            ),
+            (json!({"namespaces": ["a", "kube-*"]}), "spec.namespaces[1]: \"kube-*\" matches nothing"),
+        ] {
+            let error = scope(&spec).expect_err("invalid").to_string();
+            assert!(error.starts_with(message), "{spec}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_selector_that_no_namespace_fits_grants_nowhere() {
+        let nowhere = scope(&json!({"namespaceSelector": {"matchLabels": {"team": "none"}}})).expect("valid");
+        assert!(nowhere.is_empty());
+        assert_eq!(nowhere.written(), Some(vec!["selector team=none"]));
+    }
 }

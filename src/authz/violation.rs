@@ -16,6 +16,15 @@ pub(crate) enum Violation {
 }
 
 impl Violation {
+    /// Every rule there is.
+    pub(crate) const ALL: [Violation; 5] = [
+        Violation::TenantIsolation,
+        Violation::AnomalousRequest,
+        Violation::Integrity,
+        Violation::StalePermit,
+        Violation::NoIdentity,
+    ];
+
     /// The word for it in the record and in metrics.
     pub(crate) fn as_str(self) -> &'static str {
         match self {

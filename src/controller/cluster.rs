@@ -163,7 +163,7 @@ impl Cluster {
             (labels.get(names::SERVER_NAMESPACE_LABEL), labels.get(names::SERVER_LABEL))
         {
             self.queues.servers.push(namespace, server);
-        } else if binding.name_any() == names::OPERATOR_BINDING {
+        } else if [names::OPERATOR_BINDING, names::OPERATOR_REACH_BINDING].contains(&&*binding.name_any()) {
             let namespace = binding.namespace().unwrap_or_default();
             self.look_at_servers(|server| server.namespace().as_deref() == Some(&namespace));
             self.queues.namespaces.push("", namespace);

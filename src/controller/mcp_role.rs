@@ -120,7 +120,8 @@ fn role_status(
     let finding = match converted {
         Ok(role) => Finding::yes(REASON_ACCEPTED, accepted(role, servers)),
         Err(error) if error.is_unknown_permission() => {
-            Finding::no(REASON_UNKNOWN_PERMISSION, error.to_string())
+            let hint = "the chart's values \"catalogue\" extend it";
+            Finding::no(REASON_UNKNOWN_PERMISSION, format!("{error}; {hint}"))
         }
         Err(error) => Finding::no(REASON_INVALID, error.to_string()),
     };
@@ -168,7 +169,11 @@ mod tests {
     fn a_permission_outside_the_catalogue_is_named() {
         let (value, reason, message) = condition("{permissions: ['k8s:pods:list', 'k8s:secrets:get']}");
         assert_eq!((value.as_str(), reason.as_str()), ("False", "UnknownPermission"));
-        assert!(message.starts_with("spec.permissions[1]: \"k8s:secrets:get\""), "{message}");
+        assert_eq!(
+            message,
+            "spec.permissions[1]: \"k8s:secrets:get\" is not in the catalogue of permissions; the chart's values \
+             \"catalogue\" extend it"
+        );
     }
 
     #[test]

@@ -54,6 +54,8 @@ pub(crate) struct OperatorConfig {
     pub(crate) image: String,
     /// `Always`, `IfNotPresent` or `Never`.
     pub(crate) image_pull_policy: String,
+    /// What an administrator adds to the catalogue of permissions, for the servers too.
+    pub(crate) catalogue: Option<String>,
     /// Becomes true when this process, leading or not, has a copy of every kind.
     pub(crate) ready: Arc<AtomicBool>,
 }

@@ -25,6 +25,7 @@ use tokio::sync::{Mutex, RwLock, RwLockReadGuard, mpsc};
 use tokio_util::sync::CancellationToken;
 
 use crate::api::names;
+use crate::index::snapshot::admits_cluster_roles;
 use crate::k8s::apply::text;
 use crate::k8s::watch::{Guarded, Mirror, find, follow};
 
@@ -127,16 +128,13 @@ pub(super) async fn watch_children(context: &Arc<Context>) {
 pub(super) async fn enter(context: &Arc<Context>, namespace: &str) -> Result<Arc<Children>, Transient> {
     let room = context.namespaces.room(namespace);
     let mut active = room.active.lock().await;
-    let live = find(&context.cluster.role_bindings, namespace, names::OPERATOR_BINDING);
-    let is_new = live.is_none();
-    let api = Api::namespaced(context.client.clone(), namespace);
-    let binding = self_binding(namespace, &context.config.namespace, &context.config.service_account);
-    context.applier.ensure(&api, live, &binding).await.map_err(Transient::apply)?;
+    bind_itself(context, namespace, &WORK).await?;
+    let labels = find(&context.cluster.namespaces, "", namespace).map(|found| found.metadata.labels);
+    if labels.flatten().as_ref().is_some_and(admits_cluster_roles) {
+        bind_itself(context, namespace, &REACH).await?;
+    }
     if let Some(active) = active.as_ref() {
         return Ok(active.children.clone());
-    }
-    if is_new {
-        await_effect(context, namespace).await?;
     }
     let stop = CancellationToken::new();
     let (children, watch) = watch_namespace(context, namespace, &stop);
@@ -158,11 +156,43 @@ pub(super) async fn enter(context: &Arc<Context>, namespace: &str) -> Result<Arc
     Ok(children)
 }
 
-/// The binding by which the operator works in a namespace.
-fn self_binding(namespace: &str, operator_namespace: &str, service_account: &str) -> RoleBinding {
+/// A role that the operator binds to itself in a namespace.
+struct Own {
+    binding: &'static str,
+    role: &'static str,
+    /// Group, resource and verb that it may use once the role is in force.
+    shown_by: [&'static str; 3],
+}
+
+/// Lets it work in the namespace.
+const WORK: Own = Own {
+    binding: names::OPERATOR_BINDING,
+    role: names::OPERATOR_NAMESPACE_ROLE,
+    shown_by: ["apps", "deployments", "create"],
+};
+
+/// Lets it give servers of the namespace rights elsewhere: the admission policies ask for it, since they see the
+/// labels of no other namespace than that in which something is written.
+const REACH: Own = Own {
+    binding: names::OPERATOR_REACH_BINDING,
+    role: names::OPERATOR_REACH_ROLE,
+    shown_by: ["portcullis.dev", "mcpservers", "reach"],
+};
+
+/// Makes sure that the operator has a role of its own in a namespace, and that a new one is in force.
+async fn bind_itself(context: &Context, namespace: &str, own: &Own) -> Result<(), Transient> {
+    let live = find(&context.cluster.role_bindings, namespace, own.binding);
+    let is_new = live.is_none();
+    let api = Api::namespaced(context.client.clone(), namespace);
+    let binding = self_binding(namespace, own, &context.config.namespace, &context.config.service_account);
+    context.applier.ensure(&api, live, &binding).await.map_err(Transient::apply)?;
+    if is_new { await_effect(context, namespace, own).await } else { Ok(()) }
+}
+
+fn self_binding(namespace: &str, own: &Own, operator_namespace: &str, service_account: &str) -> RoleBinding {
     RoleBinding {
         metadata: ObjectMeta {
-            name: Some(names::OPERATOR_BINDING.to_owned()),
+            name: Some(own.binding.to_owned()),
             namespace: Some(namespace.to_owned()),
             labels: Some(BTreeMap::from([(
                 "app.kubernetes.io/managed-by".to_owned(),
@@ -173,7 +203,7 @@ fn self_binding(namespace: &str, operator_namespace: &str, service_account: &str
         role_ref: RoleRef {
             api_group: "rbac.authorization.k8s.io".to_owned(),
             kind: "ClusterRole".to_owned(),
-            name: names::OPERATOR_NAMESPACE_ROLE.to_owned(),
+            name: own.role.to_owned(),
         },
         subjects: Some(vec![Subject {
             kind: "ServiceAccount".to_owned(),
@@ -185,13 +215,14 @@ fn self_binding(namespace: &str, operator_namespace: &str, service_account: &str
 }
 
 /// Waits until the API server's authorizer has seen the new binding.
-async fn await_effect(context: &Context, namespace: &str) -> Result<(), Transient> {
+async fn await_effect(context: &Context, namespace: &str, own: &Own) -> Result<(), Transient> {
+    let [group, resource, verb] = own.shown_by.map(|word| Some(word.to_owned()));
     let review = SelfSubjectAccessReview {
         spec: SelfSubjectAccessReviewSpec {
             resource_attributes: Some(ResourceAttributes {
-                group: Some("apps".to_owned()),
-                resource: Some("deployments".to_owned()),
-                verb: Some("create".to_owned()),
+                group,
+                resource,
+                verb,
                 namespace: Some(namespace.to_owned()),
                 ..ResourceAttributes::default()
             }),
@@ -215,7 +246,7 @@ async fn await_effect(context: &Context, namespace: &str) -> Result<(), Transien
     tokio::time::timeout(EFFECTIVE_WITHIN, ask).await.unwrap_or_else(|_| {
         Err(Transient::apply(format!(
             "RoleBinding {:?} in namespace {namespace:?} has no effect",
-            names::OPERATOR_BINDING
+            own.binding
         )))
     })
 }
@@ -279,24 +310,32 @@ pub(super) async fn reconcile(
     let namespace = object.name_any();
     let room = context.namespaces.room(&namespace);
     let lives = object.meta().deletion_timestamp.is_none();
+    let find_own = |own: &Own| find(&context.cluster.role_bindings, &namespace, own.binding);
+    let api = Api::<RoleBinding>::namespaced(context.client.clone(), &namespace);
     if lives && is_opted_in(object.labels()) && holds_objects(&context, &namespace) {
         let _working = room.work().await;
         enter(&context, &namespace).await?;
+        if let Some(reach) = find_own(&REACH)
+            && !admits_cluster_roles(object.labels())
+        {
+            mcp_server::remove_bindings_outside(&context, &namespace).await?;
+            context.applier.delete(&api, &reach).await.map_err(Transient::apply)?;
+        }
         return Ok(Outcome::Settled(None));
     }
     let _leaving = room.work.write().await;
-    let Some(binding) = find(&context.cluster.role_bindings, &namespace, names::OPERATOR_BINDING) else {
-        room.stop_watching().await;
-        return Ok(Outcome::Settled(None));
-    };
+    let (work, reach) = (find_own(&WORK), find_own(&REACH));
     // A namespace that is going away takes everything in it along.
-    if lives {
+    if lives && work.is_some() {
         remove_children(&context, &namespace).await?;
     }
-    mcp_server::remove_bindings_of_namespace(&context, &namespace).await?;
+    if work.is_some() || reach.is_some() {
+        mcp_server::remove_bindings_of_namespace(&context, &namespace).await?;
+    }
     room.stop_watching().await;
-    let api = Api::<RoleBinding>::namespaced(context.client.clone(), &namespace);
-    context.applier.delete(&api, &binding).await.map_err(Transient::apply)?;
+    for binding in reach.iter().chain(&work) {
+        context.applier.delete(&api, binding).await.map_err(Transient::apply)?;
+    }
     Ok(Outcome::Settled(None))
 }
 

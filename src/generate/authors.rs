@@ -3,7 +3,8 @@
 //!
 //! A check by `authorizer` costs 350,000 of the 1,000,000 that an expression and of the 10,000,000 that a policy may
 //! spend. So there are at most two checks in an expression and [`CHECKS_PER_POLICY`] in a policy, and policies are
-//! repeated over slices of what they check.
+//! repeated over slices of what they check. What an administrator adds to the catalogue by values is checked alike, by
+//! policies that Helm repeats.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -22,6 +23,9 @@ const ROLES_PER_POLICY: usize = CHECKS_PER_POLICY - 2;
 const PARENTS_PER_ROLE: usize = 16;
 /// Settled objects may be touched (finalizers, labels) without asking again who wrote them.
 const SPEC_CHANGED: &str = "oldObject == null || object.spec != oldObject.spec";
+
+/// What a role names, for the checks that follow.
+const PERMISSIONS: &str = "  variables:\n    - name: permissions\n      expression: object.spec.?permissions.orValue([])\n  validations:\n";
 
 /// One right on the cluster, as `authorizer` asks for it.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -60,6 +64,7 @@ pub(super) fn file() -> File {
     let mut text = format!("{HEADER}{{{{- if .Values.admissionPolicies.enabled }}}}\n");
     for kind in [ROLE, CLUSTER_ROLE] {
         role_authors(&mut text, &kind);
+        extension_authors(&mut text, &kind);
         inheritance(&mut text, &kind);
     }
     key_authors(&mut text);
@@ -89,7 +94,12 @@ fn patterns(needed_by: &BTreeMap<&'static str, Vec<&'static str>>) -> String {
         .iter()
         .map(|(resource, verbs)| format!("([*]|{resource}([.].*)?):([*]|{})", verbs.join("|")))
         .collect::<Vec<_>>();
-    format!("^([*]|(k8s|[*]):([*]|{}))$", forms.join("|"))
+    matching(&forms.join("|"))
+}
+
+/// The regular expression of patterns whose second and third segment have one of the forms.
+fn matching(forms: &str) -> String {
+    format!("^([*]|(k8s|[*]):([*]|{forms}))$")
 }
 
 fn role_authors(text: &mut String, kind: &RoleKind) {
@@ -97,29 +107,59 @@ fn role_authors(text: &mut String, kind: &RoleKind) {
     for (index, slice) in rights.chunks(CHECKS_PER_POLICY).enumerate() {
         let name = numbered(kind.policy, index);
         policy(text, &name, kind.plural, SPEC_CHANGED);
-        text.push_str(
-            "  variables:\n    - name: permissions\n      expression: object.spec.?permissions.orValue([])\n  validations:\n",
-        );
-        for (right, needed_by) in slice {
-            let Right { group, resource, verb } = right;
+        text.push_str(PERMISSIONS);
+        for (Right { group, resource, verb }, needed_by) in slice {
             let asked = match resource.split_once('/') {
                 Some((resource, subresource)) => format!("'{resource}').subresource('{subresource}'"),
                 None => format!("'{resource}'"),
             };
-            let _ = write!(
-                text,
-                "    - expression: >-\n        \
-                 !variables.permissions.exists(p, p.matches('{}')) ||\n        \
-                 authorizer.group('{group}').resource({asked}){}.check('{verb}').allowed()\n      \
-                 message: spec.permissions names more than you may do, you do not hold {resource}:{verb} {}\n      \
-                 reason: Forbidden\n",
-                patterns(needed_by),
-                kind.scope,
-                kind.place,
+            let right = format!("{resource}:{verb}");
+            let check = format!(
+                "authorizer.group('{group}').resource({asked}){}.check('{verb}').allowed()",
+                kind.scope
             );
+            validation(text, kind, &patterns(needed_by), &check, &right);
         }
         binding(text, &name);
     }
+}
+
+/// A role that names one of the patterns is refused to who does not pass the check for the right.
+fn validation(text: &mut String, kind: &RoleKind, patterns: &str, check: &str, right: &str) {
+    let _ = write!(
+        text,
+        "    - expression: >-\n        \
+         !variables.permissions.exists(p, p.matches('{patterns}')) ||\n        \
+         {check}\n      \
+         message: spec.permissions names more than you may do, you do not hold {right} {}\n      \
+         reason: Forbidden\n",
+        kind.place,
+    );
+}
+
+/// The same for what the chart's values add to the catalogue: Helm repeats the policy over slices of the rights.
+fn extension_authors(text: &mut String, kind: &RoleKind) {
+    let name = format!("{}-extension{{{{ if $index }}}}-{{{{ add1 $index }}}}{{{{ end }}}}", kind.policy);
+    let mut repeated = String::new();
+    policy(&mut repeated, &name, kind.plural, SPEC_CHANGED);
+    repeated.push_str(PERMISSIONS);
+    repeated.push_str("    {{- range $slice }}\n");
+    let check = format!(
+        "authorizer.group('{{{{ .of.group }}}}').resource('{{{{ .of.resource }}}}'){}.check('{{{{ .verb }}}}').allowed()",
+        kind.scope
+    );
+    let patterns =
+        matching("([*]{{ if .of.extra }}|resources{{ end }}|{{ .of.pattern }}):([*]|{{ .of.verb }})");
+    validation(&mut repeated, kind, &patterns, &check, "{{ .of.name }}:{{ .verb }}");
+    repeated.push_str("    {{- end }}\n");
+    binding(&mut repeated, &name);
+    let _ = write!(
+        text,
+        "{{{{- range $index, $slice := chunk {CHECKS_PER_POLICY} (include \"portcullis.extensionRights\" . | fromJsonArray) }}}}\n\
+         {}{{{{- end }}}}\n",
+        // Inside the repetition the dot is a slice.
+        repeated.replace("\"portcullis.labels\" .", "\"portcullis.labels\" $"),
+    );
 }
 
 /// Inheriting passes on what somebody else was trusted with, as binding does.
@@ -210,6 +250,7 @@ mod tests {
     #[test]
     fn every_verb_behind_the_catalogue_is_asked_for_by_both_kinds_of_role() {
         let (_, text) = file();
+        assert_eq!(text.matches("you do not hold {{ .of.name }}:{{ .verb }} ").count(), 2);
         for rule in Permission::all().flat_map(|permission| permission.entry().rules) {
             for verb in rule.verbs {
                 let message = format!("you do not hold {}:{verb} ", rule.resource);
@@ -221,6 +262,8 @@ mod tests {
     #[test]
     fn no_expression_and_no_policy_asks_more_than_its_budget_allows() {
         let (_, text) = file();
+        // Helm cuts what it repeats into slices of the same size.
+        assert_eq!(text.matches(&format!("chunk {CHECKS_PER_POLICY} ")).count(), 2);
         for policy in text.split("kind: ValidatingAdmissionPolicy\n").skip(1) {
             assert!(policy.matches("authorizer.").count() <= 2 * ROLES_PER_POLICY + 2, "{policy}");
             // Of the two checks on a role of a key only one is made, since it has one kind.

@@ -1,9 +1,11 @@
-//! The catalogue as the chart needs it: one ClusterRole for each permission, and the list of their names, by which
-//! the operator's right to bind and the admission policies are limited.
+//! The built-in catalogue as the chart needs it: one ClusterRole for each permission, and the list of their names, by
+//! which the operator's right to bind and the admission policies are limited. What an administrator adds by values, the
+//! chart's own helpers make of them.
 
 use std::fmt::Write;
 
 use crate::authz::Permission;
+use crate::authz::catalogue::OBJECTS;
 
 use super::{File, HEADER, LABELS};
 
@@ -45,11 +47,19 @@ fn cluster_roles() -> String {
 fn names() -> String {
     let mut text = String::from(
         "{{/* Generated from the code by `just generate`; edit the code instead.\n     \
-         Names of the catalogue's ClusterRoles, as a YAML list. */}}\n\
-         {{- define \"portcullis.catalogue\" -}}\n",
+         Names of the built-in catalogue's ClusterRoles, as a YAML list. */}}\n\
+         {{- define \"portcullis.builtInCatalogue\" -}}\n",
     );
     for permission in carried() {
         let _ = writeln!(text, "- {}", permission.cluster_role());
+    }
+    text.push_str(
+        "{{- end }}\n\n\
+         {{/* Resources with their groups that permissions write without, as a YAML list. */}}\n\
+         {{- define \"portcullis.builtInResources\" -}}\n",
+    );
+    for object in &OBJECTS {
+        let _ = writeln!(text, "- {}", object.qualified);
     }
     text.push_str("{{- end }}\n");
     text
@@ -57,7 +67,11 @@ fn names() -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+    use std::path::Path;
+
     use super::*;
+    use crate::authz::catalogue::Rule;
 
     #[test]
     fn a_permission_becomes_one_cluster_role_with_its_rules_and_nothing_else() {
@@ -68,6 +82,31 @@ mod tests {
             logs.ends_with("rules:\n  - apiGroups: [\"\"]\n    resources: [pods/log]\n    verbs: [get]\n")
         );
         assert_eq!(text.matches("kind: ClusterRole").count(), carried().count());
+    }
+
+    /// A row of the table in the documentation.
+    fn documented(permission: Permission) -> String {
+        let entry = permission.entry();
+        let rule = |rule: &Rule| {
+            let dot = if rule.group.is_empty() { "" } else { "." };
+            let (resource, subresource) = rule.resource.split_once('/').unwrap_or((rule.resource, ""));
+            let slash = if subresource.is_empty() { "" } else { "/" };
+            let verbs = rule.verbs.join(", ");
+            format!("{verbs} {resource}{dot}{}{slash}{subresource}", rule.group)
+        };
+        let rules: Vec<String> = entry.rules.iter().map(rule).collect();
+        let class = serde_json::json!(entry.class);
+        format!("| `{permission}` | {} | {} |", class.as_str().unwrap(), rules.join("; "))
+    }
+
+    #[test]
+    fn the_documentation_lists_every_permission_with_its_class_and_rights() {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/permissions.md");
+        let text = fs::read_to_string(&path).unwrap();
+        let is_row = |line: &&str| line.starts_with("| `k8s:") || line.starts_with("| `mcp:");
+        let found: Vec<&str> = text.lines().filter(is_row).collect();
+        let wanted: Vec<String> = Permission::all().map(documented).collect();
+        assert!(found == wanted, "the table of {} should be\n{}", path.display(), wanted.join("\n"));
     }
 
     #[test]

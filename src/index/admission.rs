@@ -57,8 +57,19 @@ impl Snapshot {
             }
             None => {
                 let held = self.holders.held_by(identity, self.roles.len());
-                Ok(self.grants(held.into(), identity.tenant.as_deref()))
+                Ok(self.grants(held.into(), self.tenant(identity)))
             }
+        }
+    }
+
+    /// The tenant of a proved caller: what its credential says, or, of a ServiceAccount, the one that has its namespace
+    /// now.
+    pub(crate) fn tenant<'a>(&'a self, identity: &'a Identity) -> Option<&'a str> {
+        let proved_by = identity.origin.as_ref().map_or(identity.method, |origin| origin.method);
+        let account = identity.subject.strip_prefix(names::SERVICE_ACCOUNT_PREFIX);
+        match (proved_by, account.and_then(|account| account.split_once(':'))) {
+            (Method::ServiceAccount, Some((namespace, _))) => self.roles.tenant_of(namespace),
+            _ => identity.tenant.as_deref(),
         }
     }
 
@@ -145,6 +156,7 @@ mod tests {
     use super::*;
     use crate::api::{McpApiKey, McpRole};
     use crate::authn::{KUBERNETES, Origin};
+    use crate::authz::Confinement;
     use crate::index::Objects;
 
     const HERE: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 0, 0, 7));
@@ -239,6 +251,41 @@ mod tests {
         assert_eq!(admitted(&objects(), &account(KUBERNETES)), Ok(vec!["pods".into()]));
         let pretended = Identity { method: Method::Jwt, ..account(ISSUER) };
         assert_eq!(admitted(&objects(), &pretended), Ok(vec![]), "an issuer cannot make up a ServiceAccount");
+    }
+
+    #[test]
+    fn a_service_account_belongs_to_the_tenant_that_has_its_namespace() {
+        let mut objects = objects();
+        let labels = objects.namespaces.get_mut("agents").expect("there is a namespace");
+        labels.insert(names::TENANT_LABEL.to_owned(), "red".to_owned());
+        let snapshot = |objects: &Objects| Snapshot::build(objects, "agents", "ops", "portcullis-system");
+        let account = |namespace: &str| Identity {
+            issuer: Some(KUBERNETES.into()),
+            ..Identity::new(Method::ServiceAccount, format!("system:serviceaccount:{namespace}:bot"), "s1")
+        };
+        let token = |namespace: &str| {
+            let origin = Origin { method: Method::ServiceAccount, credential_id: "s1".into() };
+            let made_before = Some("blue".to_owned());
+            Identity {
+                method: Method::Token,
+                origin: Some(origin),
+                tenant: made_before,
+                ..account(namespace)
+            }
+        };
+        for identity in [account("agents"), token("agents")] {
+            assert_eq!(snapshot(&objects).tenant(&identity), Some("red"));
+            let grants = snapshot(&objects).admit(&identity, HERE, now()).expect("it may come in");
+            assert_eq!(*grants.confinement(), Confinement::Tenant("red".into()));
+        }
+        for identity in [account("elsewhere"), token("elsewhere")] {
+            assert_eq!(snapshot(&objects).tenant(&identity), None, "of no tenant's namespace");
+        }
+        let pretended = Identity { method: Method::Jwt, tenant: Some("blue".into()), ..account("agents") };
+        assert_eq!(snapshot(&objects).tenant(&pretended), Some("blue"), "an issuer names its own users only");
+        let labels = objects.namespaces.get_mut("agents").expect("there is a namespace");
+        labels.insert(names::TENANT_LABEL.to_owned(), "green".to_owned());
+        assert_eq!(snapshot(&objects).tenant(&account("agents")), Some("green"), "it follows the label");
     }
 
     #[test]

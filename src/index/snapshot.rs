@@ -71,6 +71,7 @@ impl Snapshot {
     }
 
     /// What the holder of a generation of a key holds, if there is one of this id.
+    #[cfg(test)]
     pub(crate) fn grants_of_key(&self, id: &str) -> Option<Grants> {
         let key = self.keys.get(id)?;
         Some(self.grants(key.held.clone(), key.record.tenant.as_deref()))
@@ -281,6 +282,43 @@ mod tests {
         let key = without_key.keys.get_mut("ci").expect("it is there");
         Arc::make_mut(key).metadata.deletion_timestamp = time();
         assert!(Snapshot::build(&without_key, "agents", "ops", "portcullis-system").keys.is_empty());
+    }
+
+    #[test]
+    fn a_role_that_selects_by_label_follows_the_labels_of_the_namespaces() {
+        let mut objects = objects("cluster");
+        let fleet = objects.cluster_roles.get_mut("fleet").expect("it is there");
+        let spec = &mut Arc::make_mut(fleet).spec;
+        spec.namespaces.clear();
+        spec.namespace_selector = serde_json::from_value(json!({"matchLabels": {"team": "a"}})).expect("one");
+        let may_list = |objects: &Objects| {
+            let snapshot = Snapshot::build(objects, "agents", "ops", "portcullis-system");
+            let grants = snapshot.grants_of_key("k1").expect("there is a key");
+            authorize(&grants, LIST, Target::Namespace("team-a")).is_ok()
+        };
+        assert!(!may_list(&objects));
+        let labels = BTreeMap::from([("team".to_owned(), "a".to_owned())]);
+        objects.namespaces.insert("team-a".to_owned(), labels);
+        assert!(may_list(&objects));
+        objects.namespaces.remove("team-a");
+        assert!(!may_list(&objects));
+    }
+
+    #[test]
+    fn a_role_whose_parent_is_being_deleted_grants_nothing() {
+        let mut objects = objects("local");
+        let parent = Arc::make_mut(objects.roles.get_mut("broken").expect("it is there"));
+        parent.spec.permissions = vec!["k8s:pods:logs".to_owned()];
+        let viewer = Arc::make_mut(objects.roles.get_mut("viewer").expect("it is there"));
+        viewer.spec.inherits = vec!["broken".to_owned()];
+        let held = |objects: &Objects| {
+            let snapshot = Snapshot::build(objects, "agents", "ops", "portcullis-system");
+            snapshot.keys["k1"].held.count_ones(..)
+        };
+        assert_eq!(held(&objects), 2);
+        let parent = Arc::make_mut(objects.roles.get_mut("broken").expect("it is there"));
+        parent.metadata.deletion_timestamp = Some(Time(jiff::Timestamp::UNIX_EPOCH));
+        assert_eq!(held(&objects), 0);
     }
 
     #[test]

@@ -12,17 +12,18 @@ use kube::ResourceExt;
 use serde::Serialize;
 
 use super::Policy;
-use super::callers::{Outside, end_of_key, identities, of_identity, of_key};
+use super::callers::{Outside, admitted, end_of_key, identities, names_tenant, of_identity, of_key};
 use crate::api::{McpApiKey, RoleKind, names};
 use crate::authn::{KUBERNETES, Reason};
+use crate::authz::catalogue::Place;
 use crate::authz::role::HolderName;
-use crate::authz::{Permission, Role, RoleId};
-use crate::server::offers;
+use crate::authz::{Confinement, Grants, Permission, Role, RoleId};
+use crate::server::opens;
 use crate::tools;
 
 /// State of those who can come in.
 const ACTIVE: &str = "active";
-/// State of a role that a key names and that grants nothing: it is missing, invalid, or not for this server.
+/// State of a role that grants nothing: it is missing, invalid, not for this server, or for no namespace of the tenant.
 const NO_EFFECT: &str = "role_without_effect";
 /// State of a server that has no row otherwise.
 const NOBODY: &str = "nobody";
@@ -41,6 +42,10 @@ pub(crate) struct Row {
     pub(crate) key: Option<String>,
     /// Who must vouch for the subject. None: anybody whom the server trusts.
     pub(crate) issuer: Option<String>,
+    /// The tenant in whose namespaces alone the caller may act: of the key, or of the namespace of the ServiceAccount.
+    pub(crate) tenant: Option<String>,
+    /// Whether the credential of the caller says which tenant that is, so that it is not known here.
+    pub(crate) tenant_by_credential: bool,
     /// `active`, or why the permissions cannot be used.
     pub(crate) state: &'static str,
     /// The role that grants.
@@ -84,6 +89,7 @@ fn of_one_key(policy: &Policy, key: &McpApiKey, now: Timestamp) -> Vec<Row> {
         kind: "McpApiKey",
         subject: key.spec.identity.clone(),
         key: Some(key.name_any()),
+        tenant: key.spec.tenant.clone(),
         state: ACTIVE,
         expires_at: end_of_key(key),
         last_used_at: used.map(|Time(at)| *at),
@@ -93,7 +99,7 @@ fn of_one_key(policy: &Policy, key: &McpApiKey, now: Timestamp) -> Vec<Row> {
         Ok(grants) => grants,
         Err(outside) => return vec![Row { state: outside.as_str(), ..row }],
     };
-    let mut rows: Vec<Row> = grants.roles().flat_map(|role| of_role(policy, &row, role)).collect();
+    let mut rows: Vec<Row> = grants.roles().flat_map(|role| of_role(policy, &row, role, &grants)).collect();
     for named in &key.spec.roles {
         let namespace = match named.kind {
             RoleKind::McpRole => policy.subject.namespace.clone(),
@@ -128,11 +134,24 @@ fn of_holder(
     };
     let user = if groups.is_empty() { subject.as_str() } else { "" };
     let mut outside = Outside::Refused(Reason::MethodDisabled);
-    let mut active = false;
-    for identity in identities(policy, user, &groups, issuer) {
-        match of_identity(policy, &identity, now) {
-            Ok(grants) => active |= grants.roles().any(|held| held.id() == role.id()),
-            Err(Outside::Refused(Reason::MethodDisabled)) => {}
+    // Whose credentials say which tenant they belong to is not the same caller as somebody without a tenant.
+    let mut active: Vec<(bool, Grants)> = Vec::new();
+    for identity in identities(policy, user, &groups, issuer, None) {
+        let by_credential = names_tenant(policy, &identity);
+        let judged = match by_credential {
+            true => admitted(policy, &identity, now),
+            false => of_identity(policy, &identity, now),
+        };
+        match judged {
+            Ok(grants) if grants.roles().any(|held| held.id() == role.id()) => {
+                let same = |other: &(bool, Grants)| {
+                    other.0 == by_credential && other.1.confinement() == grants.confinement()
+                };
+                if !active.iter().any(same) {
+                    active.push((by_credential, grants));
+                }
+            }
+            Ok(_) | Err(Outside::Refused(Reason::MethodDisabled)) => {}
             Err(other) => outside = other,
         }
     }
@@ -141,34 +160,64 @@ fn of_holder(
         kind,
         subject: subject.clone(),
         issuer: issuer.map(str::to_owned),
-        state: if active { ACTIVE } else { outside.as_str() },
+        state: if active.is_empty() { outside.as_str() } else { ACTIVE },
         ..Row::default()
     };
-    match active {
-        true => of_role(policy, &row, role),
-        false => vec![Row { role: Some(role.id().to_string()), ..row }],
+    if active.is_empty() {
+        return vec![Row { role: Some(role.id().to_string()), ..row }];
+    }
+    let rows = active.iter().flat_map(|(by_credential, grants)| {
+        let tenant = match grants.confinement() {
+            Confinement::Tenant(tenant) => Some(tenant.to_string()),
+            Confinement::None | Confinement::Nowhere => None,
+        };
+        let row = Row { tenant, tenant_by_credential: *by_credential, ..row.clone() };
+        of_role(policy, &row, role, grants)
+    });
+    rows.collect()
+}
+
+/// What a role grants to the caller of a row. To somebody with a tenant it grants that in the namespaces that the tenant
+/// has; what belongs to the endpoint itself is granted in none.
+fn of_role(policy: &Policy, caller: &Row, role: &Role, grants: &Grants) -> Vec<Row> {
+    let (all_namespaces, namespaces): (bool, Vec<String>) =
+        match (grants.confinement(), role.scope().written()) {
+            (Confinement::Tenant(_), _) => {
+                let open = |name: &&String| role.scope().covers(name) && grants.is_open(name);
+                (false, policy.snapshot.namespaces.iter().filter(open).cloned().collect())
+            }
+            (_, written) => {
+                (written.is_none(), written.iter().flatten().map(|&name| name.to_owned()).collect())
+            }
+        };
+    let is_confined = matches!(grants.confinement(), Confinement::Tenant(_));
+    let row = |permission: &Permission| {
+        let row = Row {
+            role: Some(role.id().to_string()),
+            permission: Some(*permission),
+            tools: opened(policy, *permission),
+            ..caller.clone()
+        };
+        match permission.entry().place {
+            Place::Endpoint => Some(row),
+            // On objects without a namespace only a role that counts in all of them grants anything.
+            Place::Cluster => all_namespaces.then_some(Row { all_namespaces, ..row }),
+            Place::Namespaces if is_confined && namespaces.is_empty() => None,
+            Place::Namespaces => Some(Row { all_namespaces, namespaces: namespaces.clone(), ..row }),
+        }
+    };
+    let rows: Vec<Row> = role.permissions().iter().filter_map(row).collect();
+    match rows.is_empty() {
+        true => vec![Row { role: Some(role.id().to_string()), state: NO_EFFECT, ..caller.clone() }],
+        false => rows,
     }
 }
 
-/// What a role grants to the caller of a row.
-fn of_role(policy: &Policy, caller: &Row, role: &Role) -> Vec<Row> {
-    let written = role.scope().written();
-    let row = |permission: &Permission| Row {
-        role: Some(role.id().to_string()),
-        permission: Some(*permission),
-        all_namespaces: written.is_none(),
-        namespaces: written.iter().flatten().map(|name| (*name).to_owned()).collect(),
-        tools: opened(policy, *permission),
-        ..caller.clone()
-    };
-    role.permissions().iter().map(row).collect()
-}
-
-/// The tools of the server that need the permission.
+/// The tools of the server that the permission opens.
 fn opened(policy: &Policy, permission: Permission) -> Vec<&'static str> {
     let Some(server) = policy.snapshot.server.as_ref() else { return Vec::new() };
-    let tools = tools::registry().iter().filter(|tool| tool.permission == permission);
-    tools.filter(|tool| offers(&server.spec.tools, tool)).map(|tool| tool.name).collect()
+    let tools = tools::registry().iter().filter(|tool| opens(&server.spec.tools, tool, permission));
+    tools.map(|tool| tool.name).collect()
 }
 
 #[cfg(test)]
@@ -200,8 +249,8 @@ mod tests {
             seen(&policy),
             [
                 "Group ops active McpRole agents/restarters k8s:deployments:restart [agents] deployments_restart",
-                "McpApiKey ci-bot active ClusterMcpRole fleet k8s:services:list [team-*+kube-system] services_list",
-                "McpApiKey ci-bot active McpRole agents/viewer k8s:pods:list [agents] pods_list",
+                "McpApiKey ci-bot active ClusterMcpRole fleet k8s:services:list [team-*+kube-system] resources_list+services_list",
+                "McpApiKey ci-bot active McpRole agents/viewer k8s:pods:list [agents] pods_list+resources_list",
             ]
         );
     }
@@ -315,5 +364,68 @@ mod tests {
         objects.server = Some(parse(&server));
         let policy = Policy::of(fixture::subject(), objects);
         assert_eq!(seen(&policy)[0], "McpApiKey ci-bot active McpRole agents/viewer k8s:pods:list [agents] ");
+    }
+
+    /// Two tenants with a namespace each, and a role of every namespace that a key, a pod and people of an issuer hold.
+    fn tenants(server: &str, key: &str) -> Policy {
+        let role = fixture::FLEET.replace(
+            "namespaces: ['team-*', kube-system]",
+            "allNamespaces: true, subjects: [
+              {kind: ServiceAccount, name: bot, namespace: blue-1},
+              {kind: Group, name: 'system:serviceaccounts:red-1', issuer: kubernetes},
+              {kind: Group, name: ops, issuer: 'https://issuer.example.com'}]",
+        );
+        let key = fixture::KEY.replace("servers: [ops]", key).replace("{name: viewer}, ", "");
+        let mut objects = fixture::objects(&[&role, &key]);
+        objects.server = Some(parse(&fixture::SERVER.replace("spec: {", &format!("spec: {{{server}"))));
+        for (namespace, tenant) in [("red-1", "red"), ("red-2", "red"), ("blue-1", "blue")] {
+            let labels = [(names::TENANT_LABEL.to_owned(), tenant.to_owned())].into();
+            objects.namespaces.insert(namespace.to_owned(), labels);
+        }
+        Policy::of(fixture::subject(), objects)
+    }
+
+    /// Subject, tenant, state and namespaces of each row.
+    fn with_tenants(policy: &Policy) -> Vec<String> {
+        let text = |row: Row| {
+            let tenant = if row.tenant_by_credential { Some("?".to_owned()) } else { row.tenant };
+            let namespaces = if row.all_namespaces { "all".to_owned() } else { row.namespaces.join("+") };
+            format!("{} {} {} [{namespaces}]", row.subject, tenant.unwrap_or("-".to_owned()), row.state)
+        };
+        rows(policy, NOW.parse().expect("a time")).into_iter().map(text).collect()
+    }
+
+    #[test]
+    fn callers_of_a_tenant_are_listed_with_the_namespaces_that_it_has() {
+        assert_eq!(
+            with_tenants(&tenants("", "servers: [ops], tenant: red")),
+            [
+                "ops - active [all]",
+                "system:serviceaccounts:red-1 red active [red-1+red-2]",
+                "ci-bot red active [red-1+red-2]",
+                "system:serviceaccount:blue-1:bot blue active [blue-1]",
+            ]
+        );
+        let without = with_tenants(&tenants("", "servers: [ops], tenant: green"));
+        assert_eq!(without[2], "ci-bot green role_without_effect []", "its tenant has no namespace");
+    }
+
+    #[test]
+    fn whose_credential_names_its_tenant_is_listed_as_such() {
+        let claims = "authentication: {jwt: [{issuer: 'https://issuer.example.com', claims: {tenant: org}}]}, other: {";
+        let server = fixture::SERVER.replace("spec: {authentication: {", &format!("spec: {{{claims}"));
+        let mut objects = tenants("", "servers: [ops]").objects;
+        objects.server = Some(parse(&server));
+        let rows = with_tenants(&Policy::of(fixture::subject(), objects));
+        assert_eq!(rows[0], "ops ? active [all]");
+    }
+
+    #[test]
+    fn where_a_tenant_is_asked_for_those_without_one_have_no_permissions() {
+        let policy = tenants("authorization: {tenancy: Required}, ", "servers: [ops]");
+        let rows = with_tenants(&policy);
+        assert_eq!(rows[0], "ops - tenant_required []");
+        assert_eq!(rows[2], "ci-bot - tenant_required []");
+        assert_eq!(rows[3], "system:serviceaccount:blue-1:bot blue active [blue-1]");
     }
 }

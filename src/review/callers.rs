@@ -13,7 +13,7 @@ use kube::ResourceExt;
 use super::Policy;
 use crate::api::{KeyState, McpApiKey, names};
 use crate::authn::{ANONYMOUS, ANONYMOUS_USER, BASIC, CERTIFICATE, Identity, KUBERNETES, Method, Reason};
-use crate::authz::Grants;
+use crate::authz::{Confinement, Grants};
 use crate::index::snapshot::admits_servers;
 
 /// An address that is as good as any where a policy does not ask for one.
@@ -37,6 +37,12 @@ pub(crate) enum Outside {
     /// The key says something that cannot be used.
     #[error("key with an invalid spec")]
     Invalid,
+    /// The server lets only members of tenants do anything.
+    #[error("the server asks for a tenant and the caller has none")]
+    NoTenant,
+    /// What proves the name says which tenant it belongs to, and nobody has said which.
+    #[error("the credential of such a caller names its tenant: say which with --tenant")]
+    TenantUnsaid,
 }
 
 impl Outside {
@@ -48,6 +54,8 @@ impl Outside {
             Outside::NotMade => "not_made",
             Outside::Deleting => "deleting",
             Outside::Invalid => "invalid",
+            Outside::NoTenant => "tenant_required",
+            Outside::TenantUnsaid => "tenant_unsaid",
         }
     }
 }
@@ -74,7 +82,7 @@ pub(super) fn of_key(policy: &Policy, key: &McpApiKey, now: Timestamp) -> Result
         let known = policy.snapshot.keys.get(id).filter(|known| known.record.name == key.name_any());
         let record = &known.ok_or(Outside::Invalid)?.record;
         let from = record.allowed.first().map_or(ANYWHERE, |network| network.addr());
-        policy.snapshot.admit(&record.identify(id), from, now).map_err(Outside::Refused)
+        policy.snapshot.admit(&record.identify(id), from, now).map_err(Outside::Refused).and_then(able)
     };
     let mut first = None;
     for generation in generations {
@@ -105,13 +113,15 @@ pub(super) fn end_of_key(key: &McpApiKey) -> Option<Timestamp> {
     own.into_iter().chain(last).min()
 }
 
-/// Identities that a caller of this name and with these groups may have: one for each method of the server by which
-/// the name can be proved, or only those that this issuer vouches for.
+/// Identities that a caller of this name, with these groups and of this tenant, may have: one for each method of the
+/// server by which the name can be proved, or only those that this issuer vouches for. A method that gives its callers no
+/// tenant, or a ServiceAccount another one, does not prove members of this one.
 pub(super) fn identities(
     policy: &Policy,
     subject: &str,
     groups: &[String],
     issuer: Option<&str>,
+    tenant: Option<&str>,
 ) -> Vec<Identity> {
     let account = subject.strip_prefix(names::SERVICE_ACCOUNT_PREFIX).and_then(|rest| rest.split_once(':'));
     let mut methods = vec![(Method::Basic, BASIC), (Method::ClientCertificate, CERTIFICATE)];
@@ -133,16 +143,71 @@ pub(super) fn identities(
             groups.extend(["system:serviceaccounts", "system:authenticated"].map(str::to_owned));
             groups.push(format!("system:serviceaccounts:{namespace}"));
         }
-        Identity { issuer: Some(word.to_owned()), groups, ..Identity::new(method, subject, "") }
+        let mut identity =
+            Identity { issuer: Some(word.to_owned()), groups, ..Identity::new(method, subject, "") };
+        identity.tenant = match (names_tenant(policy, &identity), of_group(&identity)) {
+            (true, _) => tenant.map(str::to_owned),
+            (false, Some(namespace)) => policy.snapshot.roles.tenant_of(namespace).map(str::to_owned),
+            (false, None) => policy.snapshot.tenant(&identity).map(str::to_owned),
+        };
+        identity
     };
-    methods.into_iter().map(identity).collect()
+    let all = methods.into_iter().map(identity);
+    all.filter(|identity| tenant.is_none_or(|tenant| identity.tenant.as_deref() == Some(tenant))).collect()
 }
 
-/// The roles of an identity.
+/// The namespace of the ServiceAccounts that a group alone stands for.
+fn of_group(identity: &Identity) -> Option<&str> {
+    let is_group = identity.method == Method::ServiceAccount && identity.subject.is_empty();
+    let groups = identity.groups.iter().filter(|_| is_group);
+    groups.filter_map(|group| group.strip_prefix("system:serviceaccounts:")).next()
+}
+
+/// Whether the credential of such a caller says which tenant it belongs to. Of ServiceAccounts it is their namespace that
+/// says so, and a group may have some of several.
+pub(super) fn names_tenant(policy: &Policy, identity: &Identity) -> bool {
+    let Some(server) = &policy.snapshot.server else { return false };
+    let authentication = &server.spec.authentication;
+    match identity.method {
+        Method::ClientCertificate => authentication.client_certificates.tenant.is_some(),
+        Method::Jwt => {
+            let mut trusted = authentication.jwt.iter();
+            let trusted = trusted.find(|trusted| Some(&trusted.issuer) == identity.issuer.as_ref());
+            trusted.is_some_and(|trusted| trusted.claims.tenant.is_some())
+        }
+        Method::ServiceAccount => {
+            let tenants =
+                policy.objects.namespaces.values().any(|labels| labels.contains_key(names::TENANT_LABEL));
+            tenants && identity.subject.is_empty() && of_group(identity).is_none()
+        }
+        _ => false,
+    }
+}
+
+/// What somebody holds who may do something at all.
+///
+/// # Errors
+/// [`Outside::NoTenant`] when a tenant is asked for and there is none.
+fn able(grants: Grants) -> Result<Grants, Outside> {
+    match grants.confinement() {
+        Confinement::Nowhere => Err(Outside::NoTenant),
+        Confinement::None | Confinement::Tenant(_) => Ok(grants),
+    }
+}
+
+/// The roles of an identity that may do something at all.
+///
+/// # Errors
+/// [`Outside`] says why the endpoint would not let it in, or do nothing.
+pub(super) fn of_identity(policy: &Policy, identity: &Identity, now: Timestamp) -> Result<Grants, Outside> {
+    admitted(policy, identity, now).and_then(able)
+}
+
+/// The roles of an identity, of whatever tenant it may turn out to be.
 ///
 /// # Errors
 /// [`Outside`] says why the endpoint would not let it in.
-pub(super) fn of_identity(policy: &Policy, identity: &Identity, now: Timestamp) -> Result<Grants, Outside> {
+pub(super) fn admitted(policy: &Policy, identity: &Identity, now: Timestamp) -> Result<Grants, Outside> {
     if !is_admitted(policy) {
         return Err(Outside::NamespaceNotAdmitted);
     }

@@ -5,9 +5,9 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use super::Policy;
-use super::callers::{Outside, identities, of_identity, of_key};
+use super::callers::{Outside, identities, names_tenant, of_identity, of_key};
 use crate::authn::Reason;
-use crate::authz::{Cause, Denial, Grants, Permission, Target, authorize};
+use crate::authz::{Cause, Confinement, Denial, Grants, Permission, Place, Target, authorize};
 
 /// What is asked.
 #[derive(Debug)]
@@ -44,6 +44,8 @@ pub(crate) enum Caller<'a> {
         groups: &'a [String],
         /// Who vouches for both. None: anybody whom the server trusts.
         issuer: Option<&'a str>,
+        /// The tenant that its credential names. None: it is not said.
+        tenant: Option<&'a str>,
     },
 }
 
@@ -77,12 +79,15 @@ pub(crate) fn answer(policy: &Policy, question: &Question<'_>, now: Timestamp) -
                 Err(outside) => refused(&outside.to_string()),
             })
         }
-        Caller::Subject { name, groups, issuer } => {
+        Caller::Subject { name, groups, issuer, tenant } => {
             ensure!(!name.is_empty(), "name somebody with --as");
             let mut no: Option<Answer> = None;
             let mut outside = Outside::Refused(Reason::MethodDisabled);
-            for identity in identities(policy, name, groups, *issuer) {
+            for identity in identities(policy, name, groups, *issuer, *tenant) {
+                let unsaid = identity.tenant.is_none() && names_tenant(policy, &identity);
                 match of_identity(policy, &identity, now) {
+                    // Without the claim the credential would prove nobody, so what it might do is no answer.
+                    Ok(_) | Err(Outside::NoTenant) if unsaid => outside = Outside::TenantUnsaid,
                     Ok(grants) => {
                         let decided = decide(question, &grants, identity.issuer.as_deref());
                         if decided.allowed {
@@ -97,9 +102,12 @@ pub(crate) fn answer(policy: &Policy, question: &Question<'_>, now: Timestamp) -
                 }
             }
             Ok(no.unwrap_or_else(|| match outside {
-                Outside::Refused(Reason::MethodDisabled) => {
-                    refused("the server accepts nothing that proves this name")
-                }
+                Outside::Refused(Reason::MethodDisabled) => match tenant {
+                    Some(tenant) => refused(&format!(
+                        "the server accepts nothing that proves this name as one of tenant {tenant:?}"
+                    )),
+                    None => refused("the server accepts nothing that proves this name"),
+                },
                 other => refused(&other.to_string()),
             }))
         }
@@ -123,6 +131,7 @@ fn decide(question: &Question<'_>, grants: &Grants, issuer: Option<&str>) -> Ans
         Err(denial) => return refused(&in_words(&denial, grants)),
     };
     let place = match question.place {
+        _ if permission.entry().place == Place::Endpoint => "on the endpoint".to_owned(),
         Where::Namespace(namespace) => format!("in namespace {namespace}"),
         Where::Anywhere => format!("in {}", places(grants, permission)),
         Where::Everywhere => "in every namespace".to_owned(),
@@ -147,8 +156,16 @@ fn in_words(denial: &Denial, grants: &Grants) -> String {
     }
 }
 
-/// Where the roles grant the permission, as they are written.
+/// Where the roles grant the permission, as they are written; to somebody with a tenant, within its namespaces.
 fn places(grants: &Grants, permission: Permission) -> String {
+    let written = written(grants, permission);
+    match grants.confinement() {
+        Confinement::Tenant(tenant) => format!("{written}, as far as tenant {tenant:?} has them"),
+        Confinement::None | Confinement::Nowhere => written,
+    }
+}
+
+fn written(grants: &Grants, permission: Permission) -> String {
     let mut places: Vec<&str> = Vec::new();
     for role in grants.roles().filter(|role| role.grants(permission)) {
         match role.scope().written() {
@@ -258,7 +275,7 @@ mod tests {
         let policy = policy(&[fixture::GROUP]);
         let ask = |groups: &[&str], issuer: Option<&str>| {
             let groups: Vec<String> = groups.iter().map(|&group| group.to_owned()).collect();
-            let caller = Caller::Subject { name: "ann", groups: &groups, issuer };
+            let caller = Caller::Subject { name: "ann", groups: &groups, issuer, tenant: None };
             ask(&policy, RESTART, Where::Namespace("agents"), caller)
         };
         let yes = "McpRole agents/restarters grants k8s:deployments:restart in namespace agents, if \
@@ -285,7 +302,13 @@ mod tests {
         );
         let policy = policy(&[&group]);
         let ask = |name: &str| {
-            ask(&policy, RESTART, Where::Anywhere, Caller::Subject { name, groups: &[], issuer: None }).0
+            ask(
+                &policy,
+                RESTART,
+                Where::Anywhere,
+                Caller::Subject { name, groups: &[], issuer: None, tenant: None },
+            )
+            .0
         };
         assert!(ask("system:serviceaccount:team-a:bot"));
         assert!(!ask("system:serviceaccount:team-b:bot") && !ask("bot"));
@@ -299,7 +322,74 @@ mod tests {
         let reason = "the namespace lacks the label portcullis.dev/servers".to_owned();
         assert_eq!(ask(&policy, LIST, Where::Anywhere, CI), (false, reason.clone()));
         let groups = ["ops".to_owned()];
-        let caller = Caller::Subject { name: "ann", groups: &groups, issuer: None };
+        let caller = Caller::Subject { name: "ann", groups: &groups, issuer: None, tenant: None };
         assert_eq!(ask(&policy, RESTART, Where::Anywhere, caller), (false, reason));
+    }
+
+    /// The policy of a fleet of two tenants' namespaces, with everything granted to the key, the group and a pod.
+    fn tenants(server: &str, key: &str) -> Policy {
+        let everywhere = fixture::FLEET.replace("namespaces: ['team-*', kube-system]", EVERYWHERE);
+        let mut objects = fixture::objects(&[
+            &everywhere,
+            fixture::VIEWER,
+            &fixture::KEY.replace("servers: [ops]", &format!("servers: [ops], {key}")),
+        ]);
+        objects.server =
+            Some(fixture::parse(&fixture::SERVER.replace("spec: {", &format!("spec: {{{server}"))));
+        for (namespace, tenant) in [("red-1", "red"), ("blue-1", "blue")] {
+            let labels = [(crate::api::names::TENANT_LABEL.to_owned(), tenant.to_owned())].into();
+            objects.namespaces.insert(namespace.to_owned(), labels);
+        }
+        Policy::of(fixture::subject(), objects)
+    }
+
+    const EVERYWHERE: &str =
+        "allNamespaces: true, subjects: [{kind: User, name: ann, issuer: 'https://issuer.example.com'},
+        {kind: Group, name: 'system:serviceaccounts', issuer: kubernetes}]";
+
+    #[test]
+    fn a_key_of_a_tenant_may_nothing_in_the_namespaces_of_another() {
+        let policy = tenants("", "tenant: red");
+        let here = ask(&policy, SERVICES, Where::Namespace("red-1"), CI);
+        assert_eq!(
+            here,
+            (true, "ClusterMcpRole fleet grants k8s:services:list in namespace red-1".to_owned())
+        );
+        let there = ask(&policy, SERVICES, Where::Namespace("blue-1"), CI);
+        let crossing = "the caller belongs to tenant \"red\" and asked for k8s:services:list in namespace \"blue-1\", \
+                        of tenant \"blue\"";
+        assert_eq!(there, (false, crossing.to_owned()));
+        assert!(!ask(&policy, SERVICES, Where::Everywhere, CI).0);
+        let somewhere = "ClusterMcpRole fleet grants k8s:services:list in every namespace, as far as tenant \"red\" has them";
+        assert_eq!(ask(&policy, SERVICES, Where::Anywhere, CI), (true, somewhere.to_owned()));
+        let required = tenants("authorization: {tenancy: Required}, ", "enabled: true");
+        let nobody = (false, "the server asks for a tenant and the caller has none".to_owned());
+        assert_eq!(ask(&required, SERVICES, Where::Namespace("red-1"), CI), nobody);
+    }
+
+    #[test]
+    fn a_caller_whose_credential_names_its_tenant_is_asked_for_with_it() {
+        let ask = |policy: &Policy, name: &str, tenant: Option<&str>| {
+            let caller = Caller::Subject { name, groups: &[], issuer: None, tenant };
+            ask(policy, SERVICES, Where::Namespace("red-1"), caller)
+        };
+        let mut claimed = tenants("", "enabled: true");
+        let mut objects = std::mem::take(&mut claimed.objects);
+        let server = std::sync::Arc::make_mut(objects.server.as_mut().expect("there is a server"));
+        server.spec.authentication.jwt[0].claims.tenant = Some("org".to_owned());
+        let claimed = Policy::of(fixture::subject(), objects);
+        assert!(ask(&claimed, "ann", Some("red")).0 && !ask(&claimed, "ann", Some("blue")).0);
+        let unsaid = "the credential of such a caller names its tenant: say which with --tenant".to_owned();
+        assert_eq!(ask(&claimed, "ann", None), (false, unsaid));
+        let without = tenants("", "enabled: true");
+        assert!(
+            ask(&without, "ann", None).0,
+            "an issuer without the claim vouches for people without a tenant"
+        );
+        let nobody = "the server accepts nothing that proves this name as one of tenant \"red\"".to_owned();
+        assert_eq!(ask(&without, "ann", Some("red")), (false, nobody));
+        let pod = |namespace: &str| format!("system:serviceaccount:{namespace}:bot");
+        assert!(ask(&without, &pod("red-1"), None).0 && !ask(&without, &pod("blue-1"), None).0);
+        assert!(ask(&without, &pod("red-1"), Some("red")).0 && !ask(&without, &pod("red-1"), Some("blue")).0);
     }
 }

@@ -1,8 +1,10 @@
 //! One call of a tool, read top to bottom:
-//! `tool -> arguments -> authorize -> a place -> fresh policy? -> intent recorded -> run -> redact, cap`.
+//! `usual? -> tool -> arguments -> authorize -> a place -> fresh policy? -> intent recorded -> authorize again -> run ->
+//! redact, cap`.
 //!
 //! It always ends in an answer: a panic and a tool that takes too long are answers too. The caller records the outcome.
 
+use std::borrow::Cow;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
@@ -12,12 +14,18 @@ use serde_json::{Map, Value};
 use tokio_util::sync::CancellationToken;
 
 use super::draft::{Call, Decision, Verdict};
-use super::request::Core;
+use super::habits::Unusual;
+use super::request::{Caller, Core};
 use super::result;
+use super::toolbox::usable;
 use crate::audit::without_secrets;
-use crate::authz::{Class, Confinement, Denial, Permission, Permit, Target, Violation, authorize};
+use crate::authn::Reason;
+use crate::authz::anomaly::Anomaly;
+use crate::authz::{
+    Class, Confinement, Denial, Grants, Permission, Permit, Target, Violation, authorize, within_scopes,
+};
 use crate::metrics::{Authorization, ToolCall};
-use crate::tools::{Context, Invocation, Output, Tool, ToolError};
+use crate::tools::{Context, Invocation, Needs, Output, Tool, ToolError, UNKNOWN_RESOURCE};
 
 /// Why there is no tool to be called.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,6 +43,15 @@ enum Refusal {
     Arguments(String),
     #[error("permission denied: {} {}", .0.permission, place(.0))]
     Denied(Denial),
+    #[error("permission denied: {permission} {}", place_of(namespace.as_ref()))]
+    Withdrawn { permission: Permission, namespace: Option<String>, why: String },
+    #[error("permission denied")]
+    Unusual(Anomaly),
+    /// The arguments name a resource that there is none of, or one of which the caller must not know.
+    #[error("invalid arguments: {UNKNOWN_RESOURCE}")]
+    Resource(Option<Denial>),
+    #[error("permission denied: the scopes of the credential do not reach to {0}")]
+    Scope(Permission),
     #[error("the API server has been out of reach for too long; only reading is possible until it is back")]
     Stale,
     #[error("the call could not be recorded in the audit, so it was not run")]
@@ -54,16 +71,26 @@ enum Refusal {
 }
 
 fn place(denial: &Denial) -> String {
-    denial.namespace.as_ref().map_or("anywhere".to_owned(), |namespace| format!("in namespace {namespace:?}"))
+    place_of(denial.namespace.as_ref())
+}
+
+fn place_of(namespace: Option<&String>) -> String {
+    namespace.map_or("anywhere".to_owned(), |namespace| format!("in namespace {namespace:?}"))
 }
 
 impl Refusal {
     fn verdict(&self) -> Verdict {
         match self {
-            Refusal::Denied(denial) if denial.cause.is_tenancy() => {
+            Refusal::Denied(denial) | Refusal::Resource(Some(denial)) if denial.cause.is_tenancy() => {
                 Verdict::violation(Violation::TenantIsolation, denial.to_string())
             }
-            Refusal::Denied(denial) => Verdict::denied("permission", denial.to_string()),
+            Refusal::Denied(denial) | Refusal::Resource(Some(denial)) => {
+                Verdict::denied("permission", denial.to_string())
+            }
+            Refusal::Withdrawn { why, .. } => Verdict::violation(Violation::StalePermit, why.clone()),
+            Refusal::Unusual(anomaly) => Verdict::anomalous(anomaly),
+            Refusal::Resource(None) => Verdict::failure("invalid_arguments", self.to_string()),
+            Refusal::Scope(_) => Verdict::denied("insufficient_scope", self.to_string()),
             Refusal::Stale => Verdict::denied("stale_policy", self.to_string()),
             Refusal::NotRecorded => Verdict::denied("not_recorded", self.to_string()),
             Refusal::Cancelled => Verdict::cancelled(),
@@ -88,8 +115,15 @@ pub(super) async fn run(
     arguments: Map<String, Value>,
     cancelled: CancellationToken,
 ) -> Result<Result<Output, String>, NoTool> {
+    call.draft().params = Some(Value::Object(arguments.clone()));
+    // Whether or not there is such a tool, so that a refusal says nothing of that.
+    if let Err(refusal) = heed(core, call, core.habits.judge_call(&call.caller)).await {
+        let (verdict, text) = (refusal.verdict(), refusal.to_string());
+        call.decide(verdict);
+        return Ok(Err(text));
+    }
     let Some(tool) = core.toolbox.find(name, &call.caller) else {
-        call.draft().params = Some(Value::Object(arguments));
+        core.habits.note_refusal(&call.caller);
         call.decide(match call.caller.grants.confinement() {
             Confinement::Nowhere => {
                 let text = "the caller must belong to a tenant and does not".to_owned();
@@ -101,11 +135,7 @@ pub(super) async fn run(
     };
     // Over Streamable HTTP such a call is refused before it gets here; a permit needs the roles and the scopes anyway.
     if let Some((tool, needed)) = core.toolbox.short_of_scope(name, &call.caller) {
-        {
-            let mut draft = call.draft();
-            draft.tool = Some(tool.name.to_owned());
-            draft.params = Some(Value::Object(arguments));
-        }
+        call.draft().tool = Some(tool.name.to_owned());
         let text = format!("the scopes of the credential do not reach to {needed}");
         call.decide(Verdict::denied("insufficient_scope", text));
         return Err(NoTool::OutOfScope(needed));
@@ -134,14 +164,17 @@ async fn attempt(
     arguments: Map<String, Value>,
     cancelled: CancellationToken,
 ) -> Result<Output, Refusal> {
-    {
-        let mut draft = call.draft();
-        draft.tool = Some(tool.name.to_owned());
-        draft.params = Some(Value::Object(arguments.clone()));
-    }
+    call.draft().tool = Some(tool.name.to_owned());
     let invocation = (tool.parse)(arguments).map_err(|invalid| Refusal::Arguments(invalid.0))?;
-    let permit = permitted(core, call, tool.permission, &*invocation)?;
-    let class = tool.permission.class();
+    let permission = match tool.needs {
+        Needs::Permission(permission) => permission,
+        Needs::Verb(_) => invocation.permission().ok_or(Refusal::Resource(None))?,
+    };
+    let permit = decide(core, call, tool, permission, &*invocation)
+        .inspect_err(|_| core.habits.note_refusal(&call.caller))?;
+    within(call, permission)?;
+    let class = permission.class();
+    heed(core, call, core.habits.judge_class(&call.caller, class)).await?;
     // Before the intent, which says that something is about to happen. Waiting and running together must end before
     // the request does.
     let place = tokio::select! {
@@ -156,10 +189,13 @@ async fn attempt(
     if cancelled.is_cancelled() {
         return Err(Refusal::Cancelled);
     }
+    let (permit, caller) = still_permitted(core, call, tool, (permission, permit), &*invocation)?;
     let context = Context {
         client: core.client.clone(),
-        grants: call.caller.grants.clone(),
-        namespaces: call.caller.snapshot.namespaces.clone(),
+        identity: caller.identity.clone(),
+        tools: core.toolbox.names(&caller),
+        grants: caller.grants.clone(),
+        namespaces: caller.snapshot.namespaces.clone(),
     };
     let output = tokio::select! {
         biased;
@@ -170,27 +206,99 @@ async fn attempt(
     result::checked(output).map_err(Refusal::TooLarge)
 }
 
+/// Refuses what is unlike the caller, or records it and lets it through, as the server's spec says.
+async fn heed(core: &Arc<Core>, call: &Call, unusual: Option<Unusual>) -> Result<(), Refusal> {
+    let Some(Unusual { anomaly, is_refused }) = unusual else { return Ok(()) };
+    if is_refused {
+        return Err(Refusal::Unusual(anomaly));
+    }
+    core.metrics.count_violation(Violation::AnomalousRequest.as_str());
+    core.record(call.event(&core.server, Verdict::anomalous(&anomaly).observed())).await;
+    Ok(())
+}
+
+/// Judges the call once more when nothing is left to wait for: a place and the record may have taken long enough for the
+/// caller, its roles or the tool to be withdrawn. What runs sees the policy of now.
+fn still_permitted<'a>(
+    core: &Core,
+    call: &'a Call,
+    tool: &'static Tool,
+    (permission, permit): (Permission, Permit),
+    invocation: &dyn Invocation,
+) -> Result<(Permit, Cow<'a, Caller>), Refusal> {
+    let withdrawn = |why: String| Refusal::Withdrawn {
+        permission,
+        namespace: namespace(invocation),
+        why: format!("the permit was withdrawn before the call ran: {why}"),
+    };
+    let (caller, snapshot) = (&call.caller, core.policy.load());
+    let admitted = snapshot.admit(&caller.identity, caller.client_ip, Timestamp::now());
+    let grants = admitted.map_err(|reason| withdrawn(reason.to_string()))?;
+    if !core.authenticator.still_holds(&caller.identity) {
+        return Err(withdrawn(Reason::Revoked.to_string()));
+    }
+    if Arc::ptr_eq(&snapshot, &caller.snapshot) {
+        return Ok((permit, Cow::Borrowed(caller)));
+    }
+    let permit = permitted(core, call, &grants, permission, invocation)
+        .map_err(|denial| withdrawn(denial.to_string()))?;
+    let caller = Caller { grants, snapshot, ..caller.clone() };
+    if core.toolbox.find(tool.name, &caller).is_none() {
+        return Err(withdrawn("the server does not offer the tool any more".to_owned()));
+    }
+    Ok((permit, Cow::Owned(caller)))
+}
+
 /// Asks whether the caller may do this, here.
 fn permitted(
     core: &Core,
     call: &Call,
+    grants: &Grants,
     permission: Permission,
     invocation: &dyn Invocation,
-) -> Result<Permit, Refusal> {
-    let target = invocation.target();
-    let decided = authorize(&call.caller.grants, permission, target);
+) -> Result<Permit, Denial> {
+    let decided = authorize(grants, permission, invocation.target());
     let (entry, result) = (permission.entry(), if decided.is_ok() { "allowed" } else { "denied" });
     let labels = Authorization { resource: entry.resource, action: entry.verb, result };
     core.metrics.authorizations.get_or_create(&labels).inc();
     let mut draft = call.draft();
     draft.resource = Some(invocation.resource());
-    draft.namespace = match target {
-        Target::Namespace(namespace) => Some(namespace.to_owned()),
-        Target::Anywhere => None,
-    };
+    draft.namespace = namespace(invocation);
     let granted_by = decided.as_ref().ok().map(|permit| (permit.role().to_string(), permit.rule()));
     draft.decision = Some(Decision { permission, granted_by });
-    decided.map_err(Refusal::Denied)
+    decided
+}
+
+fn namespace(invocation: &dyn Invocation) -> Option<String> {
+    match invocation.target() {
+        Target::Namespace(namespace) => Some(namespace.to_owned()),
+        Target::Anywhere => None,
+    }
+}
+
+/// Asks whether the caller may do this, here. Of resources that do not exist and of those on which the caller may use the
+/// tool nowhere the answer is the same.
+fn decide(
+    core: &Core,
+    call: &Call,
+    tool: &'static Tool,
+    permission: Permission,
+    invocation: &dyn Invocation,
+) -> Result<Permit, Refusal> {
+    let decided = permitted(core, call, &call.caller.grants, permission, invocation);
+    match (usable(tool, &call.caller).any(|usable| usable == permission), decided) {
+        (true, decided) => decided.map_err(Refusal::Denied),
+        (false, decided) => Err(Refusal::Resource(decided.err())),
+    }
+}
+
+/// Whether the scopes of the credential reach to what the arguments have chosen.
+fn within(call: &Call, permission: Permission) -> Result<(), Refusal> {
+    let scopes = call.caller.identity.scopes.as_ref();
+    match scopes.is_none_or(|scopes| within_scopes(scopes, permission)) {
+        true => Ok(()),
+        false => Err(Refusal::Scope(permission)),
+    }
 }
 
 /// Records what is about to change or reveal something. No record, no effect.

@@ -11,6 +11,7 @@ use ulid::Ulid;
 
 use super::request::{Answer, Caller, Channel, Core};
 use crate::audit::{Event, Kind, Outcome};
+use crate::authz::anomaly::Anomaly;
 use crate::authz::{Permission, Violation};
 use crate::mcp::error;
 
@@ -61,6 +62,8 @@ pub(super) struct Decision {
 pub(super) struct Verdict {
     outcome: Outcome,
     violation: Option<Violation>,
+    /// The rule of the detector that was met.
+    anomaly: Option<&'static str>,
     reason: Option<&'static str>,
     message: Option<String>,
 }
@@ -68,17 +71,18 @@ pub(super) struct Verdict {
 impl Verdict {
     /// It went well.
     pub(super) fn success() -> Self {
-        Self { outcome: Outcome::Success, violation: None, reason: None, message: None }
+        Self { outcome: Outcome::Success, violation: None, anomaly: None, reason: None, message: None }
     }
 
     /// It was tried and failed.
     pub(super) fn failure(reason: &'static str, message: String) -> Self {
-        Self { outcome: Outcome::Failure, violation: None, reason: Some(reason), message: Some(message) }
+        let (reason, message) = (Some(reason), Some(message));
+        Self { outcome: Outcome::Failure, reason, message, ..Self::success() }
     }
 
     /// It was refused.
     pub(super) fn denied(reason: &'static str, message: String) -> Self {
-        Self { outcome: Outcome::Denied, violation: None, reason: Some(reason), message: Some(message) }
+        Self { outcome: Outcome::Denied, ..Self::failure(reason, message) }
     }
 
     /// It was refused because it broke a rule of the endpoint.
@@ -86,9 +90,20 @@ impl Verdict {
         Self { violation: Some(violation), ..Self::denied(violation.as_str(), message) }
     }
 
+    /// It was refused because it is unlike its caller.
+    pub(super) fn anomalous(anomaly: &Anomaly) -> Self {
+        let refused = Self::violation(Violation::AnomalousRequest, anomaly.to_string());
+        Self { anomaly: Some(anomaly.as_str()), ..refused }
+    }
+
+    /// It was let through where it might have been refused.
+    pub(super) fn observed(self) -> Self {
+        Self { outcome: Outcome::Observed, ..self }
+    }
+
     /// The client left before the answer.
     pub(super) fn cancelled() -> Self {
-        Self { outcome: Outcome::Cancelled, violation: None, reason: Some("cancelled"), message: None }
+        Self { outcome: Outcome::Cancelled, reason: Some("cancelled"), ..Self::success() }
     }
 
     /// The rule that was broken.
@@ -141,12 +156,13 @@ impl Call {
         let draft = self.draft().clone();
         let identity = &self.caller.identity;
         let event_type = match (verdict.outcome, verdict.violation) {
-            (Outcome::Denied, Some(_)) => Kind::SecurityViolation,
+            (_, Some(_)) => Kind::SecurityViolation,
             (Outcome::Denied, None) => Kind::Authorization,
             _ => Kind::McpRequest,
         };
         let mut metadata = self.caller.proof();
         metadata.insert("transport".to_owned(), self.channel.as_str().to_owned());
+        metadata.extend(verdict.anomaly.map(|rule| ("anomaly".to_owned(), rule.to_owned())));
         let mut role = None;
         if let Some(decision) = draft.decision {
             metadata.insert("permission".to_owned(), decision.permission.to_string());

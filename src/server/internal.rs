@@ -104,8 +104,8 @@ async fn passed_on(endpoint: &Endpoint, request: Request<Incoming>) -> Response<
     let admitted = snapshot.admit(&identity, client_ip, Timestamp::now());
     let Ok(grants) = admitted else { return sse::response(Delivery::Gone) };
     let caller = Caller { identity, grants, snapshot, client_ip, certificate: None };
-    let id = endpoint.sessions.read(described.session).filter(|id| endpoint.sessions.is_here(id));
-    match id.filter(|id| id.belongs_to(&caller.identity)) {
+    let id = endpoint.sessions.read(described.session, &caller.identity);
+    match id.ok().filter(|id| endpoint.sessions.is_here(id)) {
         Some(id) => {
             let owner = caller.clone();
             let delivery = endpoint.sessions.deliver(&endpoint.driver, &id, caller, body);

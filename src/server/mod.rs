@@ -14,6 +14,7 @@ mod about;
 mod call;
 mod client_tls;
 mod draft;
+mod habits;
 mod handler;
 mod hosts;
 mod internal;
@@ -50,10 +51,12 @@ use tracing::info;
 
 use crate::audit::AuditLog;
 use crate::authenticator::Authenticator;
+use crate::authz::Violation;
 use crate::index::Policy;
 use crate::metrics::Metrics;
 use crate::tools::Tool;
 use client_tls::ClientTls;
+use habits::Habits;
 use hosts::OwnHosts;
 use listener::{Connection, Handshake, Listener, Security};
 use peers::Peers;
@@ -65,7 +68,7 @@ use transport::Endpoint;
 use usage::Usage;
 
 pub(crate) use tls::LoadTls;
-pub(crate) use toolbox::offers;
+pub(crate) use toolbox::opens;
 
 /// Most connections of clients at a time, and of peers.
 const CONNECTIONS: usize = 4096;
@@ -208,6 +211,7 @@ pub(crate) async fn bind(config: ServeConfig, parts: ServeParts) -> Result<Serve
     }
     let own_ip = config.pod_ip.unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST));
     let hosts = OwnHosts::new(&config.namespace, &config.server, config.pod_ip);
+    Violation::ALL.iter().for_each(|violation| parts.metrics.expect_violation(violation.as_str()));
     let core = Core {
         server: name,
         client: parts.client,
@@ -216,6 +220,7 @@ pub(crate) async fn bind(config: ServeConfig, parts: ServeParts) -> Result<Serve
         metrics: parts.metrics.clone(),
         authenticator: parts.authenticator,
         toolbox: toolbox::Toolbox::new(parts.tools),
+        habits: Habits::new(),
         recording: TaskTracker::new(),
         places: Semaphore::new(CALLS),
         deadline: config.times.call,

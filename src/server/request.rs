@@ -24,13 +24,14 @@ use tokio_util::task::TaskTracker;
 use tracing::{Instrument, info_span};
 
 use super::draft::{Call, Recorder, Verdict};
+use super::habits::Habits;
 use super::handler::Handler;
 use super::listener::Connection;
 use super::toolbox::Toolbox;
 use crate::audit::{AuditLog, Event, Kind, Outcome};
 use crate::authenticator::{Authenticator, Certificate, Presented};
 use crate::authn::{Credential, Identity, Method, Reason, credential, imported};
-use crate::authz::{Class, Grants};
+use crate::authz::{Class, Grants, Violation};
 use crate::index::{Policy, Snapshot};
 use crate::mcp::{self, Envelope, error};
 use crate::metrics::{Authentication, Metrics, Transport};
@@ -51,6 +52,8 @@ pub(super) struct Core {
     pub(super) toolbox: Toolbox,
     /// Proves who is calling.
     pub(super) authenticator: Authenticator,
+    /// What callers usually do.
+    pub(super) habits: Habits,
     /// Tasks that record what nobody waits for.
     pub(super) recording: TaskTracker,
     /// One for each tool that may run at a time.
@@ -301,6 +304,14 @@ impl Driver {
 
     /// What is refused before the library sees it.
     fn refused(&self, call: &Call, envelope: &Envelope<'_>) -> Option<(Verdict, Answer)> {
+        // The one way to the tools, for every transport and every proof. A caller cannot be made without an identity; that
+        // the identity names somebody and says what proved it is not the compiler's to know.
+        if !call.caller.identity.is_somebody() {
+            let text = "the identity names nobody, or not what proved it".to_owned();
+            let answer = error::answer(envelope.id, error::INVALID_REQUEST, "unauthorized");
+            let verdict = Verdict::violation(Violation::NoIdentity, text);
+            return Some((verdict, Answer::error(StatusCode::UNAUTHORIZED, answer)));
+        }
         if !self.core.policy.is_fresh(Timestamp::now(), Class::Read) {
             let text = "the API server has been out of reach for too long: the policy is out of date";
             let answer = error::answer(envelope.id, error::INTERNAL_ERROR, text);

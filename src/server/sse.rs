@@ -19,7 +19,7 @@ use tokio_util::task::TaskTracker;
 use tracing::Instrument;
 
 use super::request::{Caller, Channel, Core, Driver};
-use super::sealed::{Sealer, SessionId};
+use super::sealed::{OpenId, Sealer, SessionId};
 use crate::authn::Identity;
 use crate::index::Snapshot;
 use crate::mcp::Envelope;
@@ -70,6 +70,28 @@ pub(super) enum Delivery {
     Busy,
     /// There is no such stream.
     Gone,
+}
+
+/// Why a text is not the id of a session of the caller's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum NotTheirs {
+    /// Nobody has such a session; somebody may have had it once.
+    Unknown,
+    /// It was changed, or made up, or is for another server.
+    Forged,
+    /// It is intact, and another caller's.
+    SomebodyElses,
+}
+
+impl NotTheirs {
+    /// What is wrong with it, where something is.
+    pub(super) fn violation(self) -> Option<&'static str> {
+        match self {
+            NotTheirs::Unknown => None,
+            NotTheirs::Forged => Some("the seal of the session id is broken"),
+            NotTheirs::SomebodyElses => Some("the session belongs to another caller"),
+        }
+    }
 }
 
 /// There are too many streams already.
@@ -126,9 +148,16 @@ impl Sessions {
         Ok(response)
     }
 
-    /// Reads a session id, if it is one of this server's.
-    pub(super) fn read(&self, text: &str) -> Option<SessionId> {
-        self.sealer.open(text)
+    /// Reads the id of a session of this caller's.
+    ///
+    /// # Errors
+    /// [`NotTheirs`], for which every answer is the same: there is no such session.
+    pub(super) fn read(&self, text: &str, identity: &Identity) -> Result<SessionId, NotTheirs> {
+        let id = self.sealer.open(text).map_err(|error| match error {
+            OpenId::Unknown => NotTheirs::Unknown,
+            OpenId::Forged => NotTheirs::Forged,
+        })?;
+        if id.belongs_to(identity) { Ok(id) } else { Err(NotTheirs::SomebodyElses) }
     }
 
     /// Whether the stream lives on this replica.

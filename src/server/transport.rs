@@ -22,11 +22,12 @@ use super::listener::Connection;
 use super::oauth;
 use super::peers::Peers;
 use super::request::{Answer, Caller, Channel, Driver};
-use super::sse::{self, Delivery, Sessions};
+use super::sse::{self, Delivery, NotTheirs, Sessions};
 use super::token;
 use super::usage::Usage;
 use crate::api::{ClientCertificateMode, McpServerSpec};
 use crate::audit::{Event, Kind, Outcome};
+use crate::authz::Violation;
 use crate::index::Snapshot;
 use crate::mcp::{Envelope, error};
 
@@ -281,11 +282,9 @@ impl Endpoint {
 
     /// A message for a stream, which may live on another replica.
     async fn posted(&self, caller: Caller, session: &str, body: Bytes) -> Response<Body> {
-        let id = self.sessions.read(session);
-        let Some(id) = id.filter(|id| id.belongs_to(&caller.identity)) else {
-            let event = self.event_of(&caller, "sse/message", Outcome::Denied, "foreign_session");
-            self.driver.core.record(event).await;
-            return sse::response(Delivery::Gone);
+        let id = match self.sessions.read(session, &caller.identity) {
+            Ok(id) => id,
+            Err(not_theirs) => return self.refuse_session(&caller, not_theirs).await,
         };
         if Envelope::parse(&body).is_err() {
             return respond(self.driver.message(caller, Channel::Sse, HeaderMap::new(), body).await);
@@ -305,6 +304,20 @@ impl Endpoint {
                 self.delivered(&caller, Delivery::Gone).await
             }
         }
+    }
+
+    /// Answers as if there were no such session, whatever is wrong with its id. One that was tampered with, or got into
+    /// other hands, is on record as that; a replica that has started again knows none from before.
+    async fn refuse_session(&self, caller: &Caller, not_theirs: NotTheirs) -> Response<Body> {
+        let Some(what) = not_theirs.violation() else { return self.delivered(caller, Delivery::Gone).await };
+        let violation = Violation::Integrity.as_str();
+        let core = &self.driver.core;
+        core.metrics.count_violation(violation);
+        let mut event = self.event_of(caller, "sse/message", Outcome::Denied, violation);
+        event.event_type = Kind::SecurityViolation;
+        event.error_message = Some(what.to_owned());
+        core.record(event).await;
+        sse::response(Delivery::Gone)
     }
 
     /// Records what was not taken on; what was taken on records itself.

@@ -19,9 +19,9 @@ use super::args::{self, Argument, Arguments, Kind};
 use super::errors::Call;
 use super::list::{self, Listed, Listing};
 use super::table::{Column, object_age};
-use super::{Context, Invocation, Output, Parsed, Tool, ToolError, output, output_schema, request};
+use super::{Context, Invocation, Needs, Output, Parsed, Tool, ToolError, output, output_schema, request};
 use crate::api::names;
-use crate::authz::{Permission, Permit, Target};
+use crate::authz::{Object, Permission, Permit, Target};
 
 /// Annotation by which `kubectl rollout restart` restarts; a new value makes a new rollout.
 const RESTARTED_AT: &str = "kubectl.kubernetes.io/restartedAt";
@@ -46,7 +46,7 @@ pub(super) const LIST: Tool = Tool {
     title: "List Deployments",
     description: "Lists Kubernetes Deployments with how many of their replicas are ready, up to date and available, \
                   in one namespace or in every namespace you have access to.",
-    permission: Permission::of("deployments", "list"),
+    needs: Needs::Permission(Permission::of("deployments", "list")),
     idempotent: true,
     input_schema: || args::schema(&list::ARGUMENTS),
     output_schema: output_schema::<Listed>,
@@ -59,7 +59,7 @@ pub(super) const SCALE: Tool = Tool {
     title: "Scale a Deployment",
     description: "Sets the number of replicas of a Kubernetes Deployment and answers with the old and the new number. \
                   It does not wait until the Pods are ready. An autoscaler, if there is one, may change it again.",
-    permission: Permission::of("deployments", "scale"),
+    needs: Needs::Permission(Permission::of("deployments", "scale")),
     idempotent: true,
     input_schema: || args::schema(&SCALE_ARGUMENTS),
     output_schema: output_schema::<Scaled>,
@@ -72,7 +72,7 @@ pub(super) const RESTART: Tool = Tool {
     title: "Restart a Deployment",
     description: "Replaces all Pods of a Kubernetes Deployment by a rolling update, as \"kubectl rollout restart\" \
                   does. It does not wait until the update is complete.",
-    permission: Permission::of("deployments", "restart"),
+    needs: Needs::Permission(Permission::of("deployments", "restart")),
     idempotent: false,
     input_schema: || args::schema(&RESTART_ARGUMENTS),
     output_schema: output_schema::<Restarted>,
@@ -80,10 +80,7 @@ pub(super) const RESTART: Tool = Tool {
 };
 
 static DEPLOYMENTS: Listing = Listing {
-    kind: "Deployment",
-    plural: "deployments",
-    resource: "deployments.apps",
-    path: |namespace| Deployment::url_path(&(), namespace),
+    object: Object::of("deployments"),
     columns: &[
         Column { name: "Ready", value: ready },
         Column { name: "Up-to-date", value: |object| count(object, "updatedReplicas") },

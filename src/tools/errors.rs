@@ -32,8 +32,9 @@ impl Call {
         let kind = self.kind;
         match (&self.name, &self.namespace) {
             (Some(name), Some(namespace)) => format!("{kind} {name:?} in namespace {namespace:?}"),
+            (Some(name), None) => format!("{kind} {name:?}"),
             (None, Some(namespace)) => format!("{kind}s in namespace {namespace:?}"),
-            _ => format!("{kind}s in every namespace"),
+            (None, None) => format!("{kind}s in every namespace"),
         }
     }
 

@@ -20,7 +20,8 @@ use super::errors::Call;
 use super::list::{self, CONTINUE, FIELD_SELECTOR, LABEL_SELECTOR, LIMIT, NAMESPACE, Query, Step};
 use super::table::{age, plain, render};
 use super::{
-    Context, InvalidArguments, Invocation, Output, Parsed, Tool, ToolError, output, output_schema, request,
+    Context, InvalidArguments, Invocation, Needs, Output, Parsed, Tool, ToolError, output, output_schema,
+    request,
 };
 use crate::authz::{Permission, Permit, Target};
 
@@ -54,7 +55,7 @@ pub(super) const LIST: Tool = Tool {
     description: "Lists Kubernetes Events, newest first: what happened lately to Pods and other objects, and why. In one \
                   namespace or in every namespace you have access to; with \"kind\" and \"name\" those of one object; \
                   with the fieldSelector \"type=Warning\" only problems.",
-    permission: Permission::of("events", "list"),
+    needs: Needs::Permission(Permission::of("events", "list")),
     idempotent: true,
     input_schema: || args::schema(&ARGUMENTS),
     output_schema: output_schema::<Listed>,

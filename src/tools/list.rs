@@ -21,7 +21,8 @@ use super::args::{Argument, Arguments, Kind, is_label};
 use super::errors::Call;
 use super::table::{self, Column, Page, Row};
 use super::{Context, InvalidArguments, Invocation, Output, Parsed, ToolError, output, request};
-use crate::authz::{Permit, Target};
+use crate::authz::catalogue::Place;
+use crate::authz::{Object, Permit, Target};
 
 /// Namespaces that one call looks into, at most; the cursor goes on with the others.
 const MAX_NAMESPACES: usize = 256;
@@ -58,23 +59,18 @@ pub(super) const CONTINUE: Argument = Argument::optional(
 /// Arguments of every list.
 pub(super) static ARGUMENTS: [Argument; 5] = [NAMESPACE, LABEL_SELECTOR, FIELD_SELECTOR, LIMIT, CONTINUE];
 
-/// A resource that can be listed as a table.
+/// Objects that can be listed as a table.
+#[derive(Clone, Copy)]
 pub(super) struct Listing {
-    /// Kind of the objects.
-    pub(super) kind: &'static str,
-    /// Resource without its group, as people and the audit write it.
-    pub(super) plural: &'static str,
-    /// Resource with its group, as in RBAC.
-    pub(super) resource: &'static str,
-    /// Path of the list, in one namespace or in all.
-    pub(super) path: fn(Option<&str>) -> String,
+    /// Which ones.
+    pub(super) object: &'static Object,
     /// Columns where the API server makes none.
     pub(super) columns: &'static [Column],
 }
 
 /// A list that was asked for.
 struct List {
-    listing: &'static Listing,
+    listing: Listing,
     query: Query,
 }
 
@@ -128,21 +124,35 @@ impl Query {
 /// [`InvalidArguments`] names the argument at fault.
 pub(super) fn parse(listing: &'static Listing, given: &Map<String, Value>) -> Parsed {
     let mut arguments = Arguments::check(given, &ARGUMENTS)?;
-    let cursor =
-        arguments.text(CONTINUE.name).map(|text| Cursor::decode(&text, listing.plural)).transpose()?;
+    let cursor = arguments.text(CONTINUE.name);
     let query = Query::take(&mut arguments);
-    if let (Some(cursor), Some(namespace)) = (&cursor, &query.namespace)
-        && cursor.namespace.as_ref() != Some(namespace)
-    {
-        return Err(damaged());
-    }
-    Ok(Box::new(Paged { list: List { listing, query }, cursor }))
+    Ok(Box::new(Paged::new(*listing, query, cursor)?))
 }
 
 /// A list and where its page begins.
-struct Paged {
+pub(super) struct Paged {
     list: List,
     cursor: Option<Cursor>,
+}
+
+impl Paged {
+    /// A page of a list that begins where the cursor says.
+    ///
+    /// # Errors
+    /// The cursor is none of this list.
+    pub(super) fn new(
+        listing: Listing,
+        query: Query,
+        cursor: Option<String>,
+    ) -> Result<Self, InvalidArguments> {
+        let cursor = cursor.map(|text| Cursor::decode(&text, listing.object.name)).transpose()?;
+        if let (Some(cursor), Some(namespace)) = (&cursor, &query.namespace)
+            && cursor.namespace.as_ref() != Some(namespace)
+        {
+            return Err(damaged());
+        }
+        Ok(Self { list: List { listing, query }, cursor })
+    }
 }
 
 impl Invocation for Paged {
@@ -151,7 +161,7 @@ impl Invocation for Paged {
     }
 
     fn resource(&self) -> String {
-        self.list.listing.plural.to_owned()
+        self.list.listing.object.name.to_owned()
     }
 
     fn run(
@@ -165,7 +175,7 @@ impl Invocation for Paged {
             let list = Arc::new(list);
             let limit = list.query.limit;
             let fetch = |step: Step, limit: u32| list.clone().page(context.client.clone(), step, limit);
-            let found = collect(list.listing.plural, &steps, limit, fetch).await?;
+            let found = collect(list.listing.object.name, &steps, limit, fetch).await?;
             list.answer(found)
         }
         .boxed()
@@ -176,12 +186,12 @@ impl List {
     async fn page(self: Arc<Self>, client: kube::Client, step: Step, limit: u32) -> Result<Page, ToolError> {
         let call = Call {
             verb: "list",
-            kind: self.listing.kind,
-            resource: self.listing.resource,
+            kind: self.listing.object.kind,
+            resource: self.listing.object.qualified,
             namespace: step.namespace.clone(),
             name: None,
         };
-        let path = (self.listing.path)(step.namespace.as_deref());
+        let path = self.listing.object.path(step.namespace.as_deref());
         let mut request = Request::new(path).list(&self.query.params(limit, step.token));
         if let Ok(request) = &mut request {
             let accept = http::HeaderValue::from_static(table::ACCEPT);
@@ -193,11 +203,15 @@ impl List {
 
     fn answer(&self, found: Found) -> Result<Output, ToolError> {
         let one = self.query.namespace.as_deref();
+        let Object { name: plural, place, .. } = self.listing.object;
         let next = found.next.map(|cursor| cursor.encode());
         let mut text = match (found.rows.is_empty(), one) {
-            (true, Some(namespace)) => format!("No {} in namespace {namespace:?}.\n", self.listing.plural),
-            (true, None) => format!("No {} here.\n", self.listing.plural),
-            (false, _) => rows_as_text(&found.columns, &found.rows, one.is_none()),
+            (true, Some(namespace)) => format!("No {plural} in namespace {namespace:?}.\n"),
+            (true, None) => format!("No {plural} here.\n"),
+            (false, _) => {
+                let spread = one.is_none() && *place == Place::Namespaces;
+                rows_as_text(&found.columns, &found.rows, spread)
+            }
         };
         push_notes(&mut text, next.as_deref(), found.remaining, &found.skipped);
         let keys: Vec<String> = found.columns.iter().map(|column| table::key(column)).collect();

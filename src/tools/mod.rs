@@ -1,7 +1,7 @@
 //! The tools: data in one registry, and what they do through a typed client.
 //!
-//! Tools do not decide access. Each declares the permission it needs; it can only be run with a [`Permit`] for what
-//! its arguments ask for.
+//! Tools do not decide access. Each declares the permission it needs, or that its arguments choose it; it can only be
+//! run with a [`Permit`] for what its arguments ask for.
 
 mod args;
 mod deployments;
@@ -12,8 +12,10 @@ mod namespaces;
 mod pod_view;
 mod pods;
 mod request;
+mod resources;
 mod services;
 mod table;
+mod whoami;
 
 use std::sync::Arc;
 
@@ -23,10 +25,14 @@ use schemars::generate::SchemaSettings;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-use crate::authz::{Grants, Permission, Permit, Target};
+use crate::authn::Identity;
+use crate::authz::{Class, Grants, Object, Permission, Permit, Target};
+
+pub(crate) use resources::UNKNOWN_RESOURCE;
 
 /// Every tool, sorted by name.
-static REGISTRY: [Tool; 11] = [
+static REGISTRY: [Tool; 14] = [
+    whoami::WHOAMI,
     deployments::LIST,
     deployments::RESTART,
     deployments::SCALE,
@@ -37,6 +43,8 @@ static REGISTRY: [Tool; 11] = [
     pods::LIST,
     pods::LOG,
     pods::RESTART,
+    resources::GET,
+    resources::LIST,
     services::LIST,
 ];
 
@@ -56,7 +64,7 @@ pub(crate) struct Tool {
     /// What it does, for the model.
     pub(crate) description: &'static str,
     /// What a caller needs; its class says how dangerous the tool is.
-    pub(crate) permission: Permission,
+    pub(crate) needs: Needs,
     /// Whether calling it twice does no more than calling it once.
     pub(crate) idempotent: bool,
     /// JSON Schema of the arguments.
@@ -67,6 +75,39 @@ pub(crate) struct Tool {
     pub(crate) parse: fn(Map<String, Value>) -> Parsed,
 }
 
+/// What a caller needs to use a tool.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Needs {
+    /// One permission, whatever the arguments.
+    Permission(Permission),
+    /// This verb on the resource that the arguments name: any of the catalogue.
+    Verb(&'static str),
+}
+
+impl Needs {
+    /// Every permission that can open the tool. It is one, or the arguments choose among them.
+    pub(crate) fn permissions(self) -> impl Iterator<Item = Permission> {
+        let (fixed, verb) = match self {
+            Needs::Permission(permission) => (Some(permission), None),
+            Needs::Verb(verb) => (None, Some(verb)),
+        };
+        let any = verb
+            .into_iter()
+            .flat_map(|verb| Object::all().filter_map(move |object| Permission::named(object.name, verb)));
+        fixed.into_iter().chain(any)
+    }
+
+    /// Whether the permission can open the tool.
+    pub(crate) fn includes(self, permission: Permission) -> bool {
+        self.permissions().any(|needed| needed == permission)
+    }
+
+    /// How dangerous the tool can be.
+    pub(crate) fn class(self) -> Class {
+        self.permissions().map(Permission::class).max().unwrap_or(Class::Read)
+    }
+}
+
 /// A call whose arguments fit, or what does not.
 pub(crate) type Parsed = Result<Box<dyn Invocation>, InvalidArguments>;
 
@@ -74,6 +115,11 @@ pub(crate) type Parsed = Result<Box<dyn Invocation>, InvalidArguments>;
 pub(crate) trait Invocation: Send {
     /// What the arguments ask to act on.
     fn target(&self) -> Target<'_>;
+
+    /// The permission that its arguments choose, where the tool does not fix one.
+    fn permission(&self) -> Option<Permission> {
+        None
+    }
 
     /// The resource it acts on, for the audit: `deployments/web`, or `pods`.
     fn resource(&self) -> String;
@@ -91,6 +137,10 @@ pub(crate) trait Invocation: Send {
 pub(crate) struct Context {
     /// The cluster, as this server's ServiceAccount.
     pub(crate) client: kube::Client,
+    /// Who calls.
+    pub(crate) identity: Identity,
+    /// Names of the tools that the caller sees.
+    pub(crate) tools: Arc<[&'static str]>,
     /// What the caller holds, to show what it may see.
     pub(crate) grants: Grants,
     /// Every namespace of the cluster, sorted by name.

@@ -11,7 +11,7 @@ use serde_json::{Map, Value};
 
 use super::args::{self, Argument, Arguments};
 use super::list::{self, CONTINUE, LIMIT};
-use super::{Context, Invocation, Output, Parsed, Tool, ToolError, output, output_schema, table};
+use super::{Context, Invocation, Needs, Output, Parsed, Tool, ToolError, output, output_schema, table};
 use crate::authz::{Grants, Permission, Permit, Target};
 
 static ARGUMENTS: [Argument; 2] = [LIMIT, CONTINUE];
@@ -21,7 +21,7 @@ pub(super) const LIST: Tool = Tool {
     aliases: &["kubernetes_list_namespaces", "k8s_list_namespaces", "list_namespaces"],
     title: "List namespaces",
     description: "Lists the Kubernetes namespaces in which you may do something, by name.",
-    permission: Permission::of("namespaces", "list"),
+    needs: Needs::Permission(Permission::of("namespaces", "list")),
     idempotent: true,
     input_schema: || args::schema(&ARGUMENTS),
     output_schema: output_schema::<Listed>,

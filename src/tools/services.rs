@@ -1,13 +1,11 @@
 //! Services.
 
-use k8s_openapi::api::core::v1::Service;
-use kube::Resource;
 use serde_json::Value;
 
 use super::list::{self, Listed, Listing};
 use super::table::{Column, object_age};
-use super::{Tool, args, output_schema};
-use crate::authz::Permission;
+use super::{Needs, Tool, args, output_schema};
+use crate::authz::{Object, Permission};
 
 pub(super) const LIST: Tool = Tool {
     name: "services_list",
@@ -15,7 +13,7 @@ pub(super) const LIST: Tool = Tool {
     title: "List Services",
     description: "Lists Kubernetes Services with their type, addresses and ports, in one namespace or in every \
                   namespace you have access to.",
-    permission: Permission::of("services", "list"),
+    needs: Needs::Permission(Permission::of("services", "list")),
     idempotent: true,
     input_schema: || args::schema(&list::ARGUMENTS),
     output_schema: output_schema::<Listed>,
@@ -23,10 +21,7 @@ pub(super) const LIST: Tool = Tool {
 };
 
 static SERVICES: Listing = Listing {
-    kind: "Service",
-    plural: "services",
-    resource: "services",
-    path: |namespace| Service::url_path(&(), namespace),
+    object: Object::of("services"),
     columns: &[
         Column { name: "Type", value: |object| text(&object["spec"]["type"]) },
         Column { name: "Cluster-IP", value: |object| text(&object["spec"]["clusterIP"]) },

@@ -10,6 +10,14 @@ fn find(name: &str) -> Option<&'static Tool> {
     registry().iter().find(|tool| tool.name == name || tool.aliases.contains(&name))
 }
 
+/// What the tool needs, as a role would write it.
+fn needed(tool: &Tool) -> String {
+    match tool.needs {
+        Needs::Permission(permission) => permission.to_string(),
+        Needs::Verb(verb) => format!("k8s:<resource>:{verb}"),
+    }
+}
+
 fn described(schema: &Value, path: &str, undescribed: &mut Vec<String>) {
     for (name, property) in schema["properties"].as_object().into_iter().flatten() {
         let path = format!("{path}.{name}");
@@ -28,7 +36,7 @@ fn the_schemas_of_all_tools_are_the_agreed_ones() {
         .map(|tool| {
             json!({
                 "name": tool.name, "aliases": tool.aliases, "title": tool.title, "description": tool.description,
-                "permission": tool.permission, "class": tool.permission.class(), "idempotent": tool.idempotent,
+                "permission": needed(tool), "class": tool.needs.class(), "idempotent": tool.idempotent,
                 "inputSchema": (tool.input_schema)(), "outputSchema": (tool.output_schema)(),
             })
         })
@@ -75,7 +83,7 @@ fn each_tool_is_known_by_the_names_that_other_servers_gave_it() {
     }
     for tool in registry() {
         for prefix in ["kubernetes_", "k8s_", ""] {
-            let family = tool.aliases.last().unwrap();
+            let Some(family) = tool.aliases.last() else { continue };
             assert!(tool.aliases.contains(&format!("{prefix}{family}").as_str()), "{prefix}{family}");
         }
     }
@@ -84,9 +92,14 @@ fn each_tool_is_known_by_the_names_that_other_servers_gave_it() {
 #[test]
 fn each_tool_needs_a_permission_of_the_catalogue_that_names_its_resource() {
     for tool in registry() {
-        let resource = tool.permission.entry().resource;
-        assert!(Permission::all().any(|permission| permission == tool.permission), "{}", tool.name);
-        assert!(tool.name.starts_with(resource), "{} needs {}", tool.name, tool.permission);
+        assert!(tool.needs.permissions().next().is_some(), "{}", tool.name);
+        let Needs::Permission(permission) = tool.needs else { continue };
+        assert!(Permission::all().any(|known| known == permission), "{}", tool.name);
+        let entry = permission.entry();
+        match entry.family {
+            "k8s" => assert!(tool.name.starts_with(entry.resource), "{} needs {permission}", tool.name),
+            _ => assert_eq!((entry.resource, entry.verb), ("tools", tool.name)),
+        }
     }
 }
 
@@ -116,7 +129,7 @@ fn schemas_are_closed_objects_without_references() {
 
 #[test]
 fn what_changes_something_names_one_object_in_one_namespace() {
-    for tool in registry().iter().filter(|tool| !tool.permission.class().is_read_only()) {
+    for tool in registry().iter().filter(|tool| !tool.needs.class().is_read_only()) {
         let required = &(tool.input_schema)()["required"];
         for argument in ["namespace", "name"] {
             assert!(required.as_array().unwrap().contains(&json!(argument)), "{} {argument}", tool.name);
@@ -131,13 +144,25 @@ fn every_tool_takes_what_its_schema_requires_and_refuses_what_it_does_not_know()
         let mut given = Map::new();
         for name in required.as_array().unwrap() {
             let name = name.as_str().unwrap();
-            given.insert(name.to_owned(), if name == "replicas" { json!(3) } else { json!("web") });
+            let value = match name {
+                "replicas" => json!(3),
+                "resource" => json!("pods"),
+                _ => json!("web"),
+            };
+            given.insert(name.to_owned(), value);
         }
         let call = (tool.parse)(given.clone()).unwrap_or_else(|error| panic!("{}: {error}", tool.name));
         let expected =
             if given.contains_key("namespace") { Target::Namespace("web") } else { Target::Anywhere };
         assert_eq!(call.target(), expected, "{}", tool.name);
-        assert!(call.resource().starts_with(tool.permission.entry().resource), "{}", call.resource());
+        let permission = tool
+            .needs
+            .permissions()
+            .find(|permission| call.permission().is_none_or(|chosen| chosen == *permission));
+        let entry = permission.expect("the tool can need it").entry();
+        if entry.family == "k8s" {
+            assert!(call.resource().starts_with(entry.resource), "{}", call.resource());
+        }
         given.insert("confirm".to_owned(), json!(true));
         let error = (tool.parse)(given).map(|_| ()).expect_err("refused").to_string();
         assert!(error.starts_with("argument \"confirm\" is not known"), "{}: {error}", tool.name);
@@ -151,9 +176,13 @@ fn a_list_with_a_namespace_acts_on_that_namespace_alone() {
         if tool.name == "namespaces_list" {
             continue;
         }
-        let given = json!({"namespace": "shop"});
+        let mut given = json!({"namespace": "shop"});
+        if matches!(tool.needs, Needs::Verb(_)) {
+            given["resource"] = json!("deployments.apps");
+        }
         let call = (tool.parse)(given.as_object().unwrap().clone()).expect("valid");
         assert_eq!(call.target(), Target::Namespace("shop"), "{}", tool.name);
-        assert!((tool.parse)(json!({"namespace": "*"}).as_object().unwrap().clone()).is_err());
+        given["namespace"] = json!("*");
+        assert!((tool.parse)(given.as_object().unwrap().clone()).is_err());
     }
 }

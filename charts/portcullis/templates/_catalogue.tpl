@@ -1,6 +1,6 @@
 {{/* Generated from the code by `just generate`; edit the code instead.
-     Names of the catalogue's ClusterRoles, as a YAML list. */}}
-{{- define "portcullis.catalogue" -}}
+     Names of the built-in catalogue's ClusterRoles, as a YAML list. */}}
+{{- define "portcullis.builtInCatalogue" -}}
 - portcullis:catalogue:pods:get
 - portcullis:catalogue:pods:list
 - portcullis:catalogue:pods:watch
@@ -17,4 +17,13 @@
 - portcullis:catalogue:deployments:restart
 - portcullis:catalogue:replicasets:get
 - portcullis:catalogue:replicasets:list
+{{- end }}
+
+{{/* Resources with their groups that permissions write without, as a YAML list. */}}
+{{- define "portcullis.builtInResources" -}}
+- pods
+- services
+- events
+- deployments.apps
+- replicasets.apps
 {{- end }}

@@ -15,7 +15,7 @@ use crate::controller::Context;
 use crate::k8s::watch::find;
 
 use super::desired::{Desired, keep_restart, keep_secrets};
-use super::observe::{Observed, is_owned};
+use super::observe::{Observed, is_owned_by};
 use super::validate::ValidatedServer;
 use super::{Problem, rights};
 
@@ -84,7 +84,9 @@ async fn endpoint(
     let live = observed.endpoint_secret.clone();
     match (desired, live) {
         (Some(desired), live) => context.applier.ensure(secrets, live, &desired).await.map(|_| ()),
-        (None, Some(live)) if is_owned(&live) && server.tls_secret != names::tls_secret(server.name) => {
+        (None, Some(live))
+            if is_owned_by(&live, server.uid) && server.tls_secret != names::tls_secret(server.name) =>
+        {
             context.applier.delete(secrets, &live).await
         }
         (None, _) => Ok(()),

@@ -112,7 +112,12 @@ fn algorithms(field: &str, issuer: &JwtIssuerSpec) -> Result<(), Invalid> {
     }
 }
 
-/// The entry exists, and is not one of ours: those are for one purpose each.
+/// Whether a Secret is one that Portcullis makes, by its name or its type. Those are for one purpose each.
+pub(super) fn is_own(name: &str, type_: &str) -> bool {
+    OWN_NAMES.iter().any(|end| name.ends_with(end)) || type_.starts_with(OWN_TYPES)
+}
+
+/// The entry exists, and is not one of ours.
 fn existing(field: &str, reference: &MaterialReference, materials: &Materials) -> Result<(), Invalid> {
     let MaterialReference { kind, name, key } = reference;
     let own = |what: &str| {

@@ -35,7 +35,7 @@ use super::{Context, PERIOD, namespaces};
 
 pub(super) use handshake::Handshakes;
 pub(super) use observe::{is_owned, remove_secrets_of_namespace};
-pub(super) use rights::{remove_bindings_of_namespace, remove_orphaned_bindings};
+pub(super) use rights::{remove_bindings_of_namespace, remove_bindings_outside, remove_orphaned_bindings};
 
 use status::Seen;
 use validate::Invalid;

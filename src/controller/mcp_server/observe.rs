@@ -80,6 +80,11 @@ pub(in crate::controller) fn is_owned<K: Resource>(child: &K) -> bool {
     })
 }
 
+/// Whether this very server is the owner of an object: not one that had its name before, nor another.
+pub(super) fn is_owned_by<K: Resource>(child: &K, uid: &str) -> bool {
+    is_owned(child) && child.owner_references().iter().any(|owner| owner.uid == uid)
+}
+
 /// Deletes the Secrets of every server of a namespace that the operator leaves.
 ///
 /// # Errors
@@ -96,7 +101,7 @@ pub(in crate::controller) async fn remove_secrets_of_namespace(
         let ours = [names::tls_secret, names::internal_secret, names::signing_secret, names::imported_secret];
         for secret_name in ours.map(|name_of| name_of(&name)) {
             if let Some(found) = secret(context, namespace, Some(secret_name)).await?
-                && is_owned(&found)
+                && is_owned_by(&found, &server.uid().unwrap_or_default())
             {
                 context.applier.delete(&api, &found).await.map_err(Transient::apply)?;
             }

@@ -13,6 +13,7 @@ use kube::{Api, Resource, ResourceExt};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::api::conditions::REASON_TOO_MANY_BINDINGS;
 use crate::api::names;
 use crate::authz::{NamespaceLabels, Role};
 use crate::controller::Context;
@@ -28,6 +29,9 @@ use super::{Problem, desired};
 
 /// Bindings of one server that are written at the same time.
 const CONCURRENCY: usize = 8;
+/// Most bindings of all servers together. Every authorizer of the cluster holds them in memory, and a pattern that
+/// matches thousands of namespaces must not fill the cluster's store.
+const MOST_BINDINGS: usize = 20_000;
 
 /// Roles that are valid and count for the server, bound to somebody or not, in a fixed order.
 pub(super) fn roles(context: &Context, namespace: &str, server: &str) -> Vec<Role> {
@@ -69,6 +73,7 @@ pub(super) async fn apply(
 ) -> Result<(), Problem> {
     let (namespace, name) = (server.namespace, server.name);
     let wanted = bindings(namespace, name, roles, &context.cluster.namespace_names());
+    within_bounds(wanted.len(), bindings_of_others(context, namespace, name))?;
     let local: Vec<RoleBinding> =
         wanted.iter().filter_map(|binding| binding.role_binding(namespace, name, owner(server))).collect();
     let wide: Vec<ClusterRoleBinding> =
@@ -79,6 +84,30 @@ pub(super) async fn apply(
     let local = run_all(local).await;
     let pruned = prune(context, namespace, Some(name), &wanted).await;
     wide.and(local).and(pruned)
+}
+
+/// Number of bindings of every other server.
+fn bindings_of_others(context: &Context, namespace: &str, server: &str) -> usize {
+    let is_other = |labels: &BTreeMap<String, String>| {
+        let of = (labels.get(names::SERVER_NAMESPACE_LABEL), labels.get(names::SERVER_LABEL));
+        matches!(of, (Some(its_namespace), Some(its_name)) if its_namespace != namespace || its_name != server)
+    };
+    let local = context.cluster.role_bindings.state_filter(|binding| is_other(binding.labels()));
+    let wide = context.cluster.cluster_role_bindings.state_filter(|binding| is_other(binding.labels()));
+    local.len() + wide.len()
+}
+
+/// Whether so many bindings may be kept. If not, no right is given; those that no role grants are still taken away.
+fn within_bounds(wanted: usize, others: usize) -> Result<(), Transient> {
+    if wanted.saturating_add(others) <= MOST_BINDINGS {
+        return Ok(());
+    }
+    Err(Transient {
+        reason: REASON_TOO_MANY_BINDINGS,
+        message: format!(
+            "the roles of this server need {wanted} bindings; with {others} of other servers these are more than {MOST_BINDINGS}: narrow spec.namespaces of its ClusterMcpRoles, or set spec.allNamespaces"
+        ),
+    })
 }
 
 /// Does everything, some of it side by side, and then tells the first failure: one binding at fault holds up no other.
@@ -143,20 +172,32 @@ async fn prune(
         .iter()
         .map(|binding| (binding.namespace.clone().unwrap_or_default(), binding.name.clone()))
         .collect();
-    let is_unwanted = |labels: &BTreeMap<String, String>, scope: String, name: String| {
+    remove(context, namespace, |of, scope, name| {
+        server.is_none_or(|server| server == of) && !wanted.contains(&(scope.to_owned(), name.to_owned()))
+    })
+    .await
+}
+
+/// Deletes those bindings of the servers of a namespace that are chosen by server, namespace (none for everywhere) and
+/// name.
+async fn remove(
+    context: &Context,
+    namespace: &str,
+    which: impl Fn(&str, &str, &str) -> bool,
+) -> Result<(), Problem> {
+    let is_chosen = |labels: &BTreeMap<String, String>, scope: &str, name: &str| {
         labels.get(names::SERVER_NAMESPACE_LABEL).is_some_and(|value| value == namespace)
-            && labels.get(names::SERVER_LABEL).is_some_and(|value| {
-                server.is_none_or(|server| server == value) && is_named_for(&name, namespace, value)
-            })
-            && !wanted.contains(&(scope, name))
+            && labels
+                .get(names::SERVER_LABEL)
+                .is_some_and(|server| is_named_for(name, namespace, server) && which(server, scope, name))
     };
     let local = context.cluster.role_bindings.state_filter(|binding| {
-        is_unwanted(binding.labels(), binding.namespace().unwrap_or_default(), binding.name_any())
+        is_chosen(binding.labels(), &binding.namespace().unwrap_or_default(), &binding.name_any())
     });
     let wide = context
         .cluster
         .cluster_role_bindings
-        .state_filter(|binding| is_unwanted(binding.labels(), String::new(), binding.name_any()));
+        .state_filter(|binding| is_chosen(binding.labels(), "", &binding.name_any()));
     let local: Vec<_> = local.iter().map(|binding| delete_local(context, binding)).collect();
     let wide: Vec<_> = wide.iter().map(|binding| delete_wide(context, binding)).collect();
     let (local, wide) = (run_all(local).await, run_all(wide).await);
@@ -223,6 +264,25 @@ pub(in crate::controller) async fn remove_bindings_of_namespace(
     prune(context, namespace, None, &[]).await.map_err(transient)
 }
 
+/// Deletes what the servers of a namespace have outside it, but for what every server has.
+///
+/// # Errors
+/// [`Transient`] when a binding cannot be deleted.
+pub(in crate::controller) async fn remove_bindings_outside(
+    context: &Context,
+    namespace: &str,
+) -> Result<(), Transient> {
+    remove(context, namespace, |server, scope, name| is_outside(namespace, server, scope, name))
+        .await
+        .map_err(transient)
+}
+
+/// Whether a binding gives a server more outside its namespace than its baseline.
+fn is_outside(namespace: &str, server: &str, scope: &str, name: &str) -> bool {
+    let is_baseline = scope.is_empty() && name == names::binding(namespace, server, "baseline");
+    scope != namespace && !is_baseline
+}
+
 /// Deletes bindings whose server is gone although its finalizer should have removed them first.
 pub(in crate::controller) async fn remove_orphaned_bindings(context: &Context) {
     let cluster = &context.cluster;
@@ -269,6 +329,26 @@ mod tests {
         ] {
             assert!(!is_ours(foreign), "{foreign}");
         }
+    }
+
+    #[test]
+    fn the_baseline_everywhere_is_not_a_right_outside() {
+        let is_outside = |scope: &str, what: &str| {
+            is_outside("agents", "ops", scope, &format!("portcullis:agents:ops:{what}"))
+        };
+        assert!(!is_outside("", "baseline") && !is_outside("agents", "baseline"));
+        assert!(!is_outside("agents", "pods:list"));
+        assert!(is_outside("", "pods:list") && is_outside("default", "pods:list"));
+        assert!(is_outside("default", "baseline"), "the baseline of a namespace does not belong elsewhere");
+    }
+
+    #[test]
+    fn more_bindings_than_the_cluster_should_hold_are_refused_and_the_message_says_what_to_do() {
+        assert!(within_bounds(MOST_BINDINGS - 5, 5).is_ok());
+        let refused = within_bounds(MOST_BINDINGS - 4, 5).expect_err("one too many");
+        assert_eq!(refused.reason, "TooManyBindings");
+        assert!(refused.message.starts_with("the roles of this server need 19996 bindings; with 5 of other"));
+        assert!(within_bounds(usize::MAX, 1).is_err());
     }
 
     #[tokio::test]

@@ -26,7 +26,7 @@ use crate::k8s::apply::text;
 use crate::k8s::condition::Finding;
 
 use super::desired;
-use super::observe::is_owned;
+use super::observe::is_owned_by;
 use super::validate::ValidatedServer;
 use plan::{Asked, Awaited, Change, Held};
 
@@ -129,7 +129,7 @@ pub(super) async fn keep(
 
 /// Whether the Secret belongs to this very server.
 fn is_ours(live: &Secret, valid: &ValidatedServer<'_>) -> bool {
-    is_owned(live) && live.owner_references().iter().any(|owner| owner.uid == valid.uid)
+    is_owned_by(live, valid.uid)
 }
 
 /// The time in whole seconds, as the API server keeps it.

@@ -91,7 +91,7 @@ pub(super) fn validate<'a>(
             let secret = spec.tls.secret_name.clone().ok_or_else(|| {
                 invalid("spec.tls.secretName: required when spec.tls.mode is Secret".to_owned())
             })?;
-            let leaf = given_leaf(&secret, referred.given_secret.as_ref())?;
+            let leaf = given_leaf(name, &secret, referred.given_secret.as_ref())?;
             (secret, Some(leaf))
         }
     };
@@ -163,7 +163,15 @@ fn paths(spec: &McpServerSpec) -> Result<(), Invalid> {
     Ok(())
 }
 
-fn given_leaf(name: &str, secret: Option<&Secret>) -> Result<Leaf, Invalid> {
+/// The certificate of a Secret that somebody keeps. Those of other servers, and of the internal port, are not theirs to
+/// give away: a server would pass for another.
+fn given_leaf(server: &str, name: &str, secret: Option<&Secret>) -> Result<Leaf, Invalid> {
+    let type_ = secret.and_then(|secret| secret.type_.as_deref()).unwrap_or_default();
+    if name != names::tls_secret(server) && authentication::is_own(name, type_) {
+        return Err(invalid(format!(
+            "spec.tls.secretName: Secret {name:?} belongs to Portcullis itself; use another"
+        )));
+    }
     let Some(secret) = secret else {
         return Err(Invalid {
             reason: REASON_NOT_FOUND,
@@ -217,6 +225,18 @@ mod tests {
         let error = check("{tls: {mode: Secret, secretName: web}}").expect_err("refused");
         assert_eq!(error.reason, "ReferenceNotFound");
         assert!(error.message.contains("\"web\""), "{}", error.message);
+    }
+
+    #[test]
+    fn a_certificate_of_portcullis_itself_is_not_taken_for_another_server() {
+        for secret in ["pay-mcp-tls", "pay-mcp-internal", "ops-mcp-internal", "bot-mcp-key"] {
+            let error =
+                check(&format!("{{tls: {{mode: Secret, secretName: {secret}}}}}")).expect_err("refused");
+            assert_eq!(error.reason, "Invalid", "{}", error.message);
+            assert!(error.message.starts_with("spec.tls.secretName"), "{}", error.message);
+        }
+        let own = check("{tls: {mode: Secret, secretName: ops-mcp-tls}}").expect_err("it is not there");
+        assert_eq!(own.reason, "ReferenceNotFound", "its own may stay");
     }
 
     #[test]

@@ -9,7 +9,8 @@ use bytes::Bytes;
 use http::{Request, StatusCode, header};
 use http_body_util::{BodyExt, Full};
 use rcgen::{
-    BasicConstraints, CertificateParams, CertifiedIssuer, ExtendedKeyUsagePurpose, IsCa, KeyPair, SanType,
+    BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair,
+    SanType,
 };
 use rustls::ClientConfig;
 use rustls::pki_types::pem::PemObject;
@@ -34,9 +35,17 @@ impl Authority {
     }
 
     pub(super) fn leaf(&self, uri: &str) -> tempfile::TempDir {
+        self.leaf_of(uri, None)
+    }
+
+    /// A leaf of a member of an organization.
+    pub(super) fn leaf_of(&self, uri: &str, organization: Option<&str>) -> tempfile::TempDir {
         let key = KeyPair::generate().expect("a key");
         let mut params = CertificateParams::new(vec![names::internal_host("agents", "ops")]).expect("names");
         params.subject_alt_names.push(SanType::URI(uri.try_into().expect("a URI")));
+        if let Some(organization) = organization {
+            params.distinguished_name.push(DnType::OrganizationName, organization);
+        }
         params.extended_key_usages =
             vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
         let leaf = params.signed_by(&key, &self.0).expect("a leaf");

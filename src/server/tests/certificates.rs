@@ -15,7 +15,7 @@ use tokio::net::TcpStream;
 
 use super::authority::*;
 use super::fixture::*;
-use crate::api::{CertificateIdentity, ClientCertificateMode, MaterialReference, names};
+use crate::api::{CertificateIdentity, CertificateTenant, ClientCertificateMode, MaterialReference, names};
 use crate::authenticator::Certificate;
 
 const CA: &str = "ca.crt";
@@ -184,6 +184,33 @@ async fn a_verified_certificate_names_its_caller_and_another_is_on_record_only()
         assert_eq!(event.user, "ci-bot");
         assert!(event.metadata.values().any(|value| value.contains(&fingerprint)), "{event:?}");
     }
+    fixture.stop().await;
+}
+
+#[tokio::test]
+async fn a_certificate_brings_its_tenant_where_the_server_asks_for_one() {
+    let fixture = start().await;
+    let authority = Authority::new();
+    let (red, without) = (authority.leaf_of("spiffe://a", Some("red")), authority.leaf("spiffe://b"));
+    set_authorities(&fixture, &authority.pem());
+    let ask_for_tenant = |tenant| {
+        fixture.publish_server(|spec| {
+            let certificates = &mut spec.authentication.client_certificates;
+            certificates.mode = ClientCertificateMode::RequireAndVerify;
+            certificates.ca = Some(reference());
+            certificates.identity = CertificateIdentity::Uri;
+            certificates.tenant = tenant;
+        });
+    };
+    ask_for_tenant(Some(CertificateTenant::Organization));
+    let (status, told) = who(&fixture, with(&fixture, red.path())).await;
+    assert_eq!((status, &told["tenant"]), (StatusCode::OK, &json!("red")));
+    assert_eq!(fixture.last_event().metadata["tenant"], "red");
+    assert_eq!(who(&fixture, with(&fixture, without.path())).await.0, StatusCode::UNAUTHORIZED);
+    assert_eq!(fixture.last_event().reason.as_deref(), Some("certificate_tenant"));
+    ask_for_tenant(None);
+    assert_eq!(who(&fixture, with(&fixture, without.path())).await.0, StatusCode::OK);
+    assert_eq!(who(&fixture, with(&fixture, red.path())).await.1["tenant"], json!(null));
     fixture.stop().await;
 }
 

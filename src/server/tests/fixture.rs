@@ -20,6 +20,7 @@ use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
 use serde_json::{Map, Value, json};
 use tokio::net::TcpStream;
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use crate::audit::{AuditLog, Event, Filter, Writer, query};
@@ -29,7 +30,7 @@ use crate::authz::{Permission, Permit, Target};
 use crate::index::{Policy, Subject, files};
 use crate::metrics::Metrics;
 use crate::server::{InternalConfig, ServeConfig, ServeParts, Times, bind, self_signed};
-use crate::tools::{Context, InvalidArguments, Invocation, Output, Tool, ToolError};
+use crate::tools::{self, Context, InvalidArguments, Invocation, Needs, Output, Tool, ToolError};
 
 /// The objects of the tests. Two keys, of which the second belongs to somebody else.
 pub(super) const OBJECTS: &str = "
@@ -57,6 +58,9 @@ spec: {identity: other-bot, servers: [ops], roles: [{kind: McpRole, name: viewer
 /// How often the tool `write` has run, in this process.
 pub(super) static WRITES: AtomicUsize = AtomicUsize::new(0);
 
+/// Calls of the tool `gate` that may end.
+pub(super) static GATE: Semaphore = Semaphore::const_new(0);
+
 static TOOLS: LazyLock<Vec<Tool>> = LazyLock::new(|| {
     let list = Permission::of("pods", "list");
     let tool = |name, permission, parse| Tool {
@@ -64,7 +68,7 @@ static TOOLS: LazyLock<Vec<Tool>> = LazyLock::new(|| {
         aliases: if name == "echo" { &["echo_alias"] } else { &[] },
         title: name,
         description: "A tool of the tests.",
-        permission,
+        needs: Needs::Permission(permission),
         idempotent: true,
         input_schema: object,
         output_schema: object,
@@ -72,11 +76,20 @@ static TOOLS: LazyLock<Vec<Tool>> = LazyLock::new(|| {
     };
     vec![
         tool("write", Permission::of("deployments", "scale"), |arguments| probe("write", &arguments)),
+        tool("gate", Permission::of("deployments", "restart"), |arguments| probe("gate", &arguments)),
+        tool("delete", Permission::of("pods", "delete"), |arguments| probe("echo", &arguments)),
         tool("echo", list, |arguments| probe("echo", &arguments)),
         tool("panic", list, |arguments| probe("panic", &arguments)),
         tool("slow", list, |arguments| probe("slow", &arguments)),
         tool("large", list, |arguments| probe("large", &arguments)),
         tool("forbidden_by_spec", list, |arguments| probe("echo", &arguments)),
+        Tool {
+            needs: Needs::Verb("list"),
+            ..tool("resources_list", list, |arguments| {
+                let real = tools::registry().iter().find(|tool| tool.name == "resources_list");
+                (real.expect("it is there").parse)(arguments)
+            })
+        },
         tool("not_granted", Permission::of("services", "list"), |arguments| probe("echo", &arguments)),
     ]
 });
@@ -113,6 +126,7 @@ impl Invocation for Probe {
             match self.what {
                 "panic" => panic!("a tool of the tests panics"),
                 "slow" => tokio::time::sleep(Duration::from_secs(60)).await,
+                "gate" => GATE.acquire().await.expect("never closed").forget(),
                 "write" => {
                     WRITES.fetch_add(1, Ordering::SeqCst);
                 }
@@ -136,6 +150,7 @@ pub(super) struct Fixture {
     pub(super) shakes_hands: Box<dyn Fn() -> bool>,
     pub(super) key: String,
     pub(super) other_key: String,
+    registry: Registry,
     directory: tempfile::TempDir,
     database: PathBuf,
     writer: Option<Writer>,
@@ -155,6 +170,10 @@ pub(super) struct Setup<'a> {
     pub(super) policy: Option<Policy>,
     /// Longest time of a call, unless it is to be short.
     pub(super) call: Option<Duration>,
+    /// The cluster, unless there is none.
+    pub(super) client: Option<kube::Client>,
+    /// Tools instead of those of the tests.
+    pub(super) tools: Option<&'static [Tool]>,
 }
 
 pub(super) async fn start() -> Fixture {
@@ -171,7 +190,8 @@ pub(super) async fn start_with(setup: Setup<'_>) -> Fixture {
         setup.policy.clone().unwrap_or_else(|| Policy::local(loaded.subject.snapshot(&loaded.objects)));
     let tls_dir = directory.path().join("tls");
     self_signed::ensure(&tls_dir, &[]).expect("a certificate");
-    let metrics = Arc::new(Metrics::new(&mut Registry::default()));
+    let mut registry = Registry::default();
+    let metrics = Arc::new(Metrics::new(&mut registry));
     let database = directory.path().join("audit.db");
     let (audit, writer) = AuditLog::open(&database, "agents/ops", metrics.clone()).expect("a database");
     let Subject { namespace, server, .. } = loaded.subject.clone();
@@ -190,7 +210,7 @@ pub(super) async fn start_with(setup: Setup<'_>) -> Fixture {
         },
     };
     let client = kube::Client::try_from(kube::Config::new("http://127.0.0.1:9".parse().expect("a URL")));
-    let client = client.expect("a client");
+    let client = setup.client.unwrap_or(client.expect("a client"));
     let materials = Materials::given(Default::default());
     let settings = authenticator::Settings {
         namespace: config.namespace.clone(),
@@ -203,7 +223,7 @@ pub(super) async fn start_with(setup: Setup<'_>) -> Fixture {
         policy: policy.clone(),
         audit,
         metrics,
-        tools: &TOOLS,
+        tools: setup.tools.unwrap_or(&TOOLS),
         ready: Arc::default(),
     };
     let server = bind(config, parts).await.expect("binds");
@@ -222,6 +242,7 @@ pub(super) async fn start_with(setup: Setup<'_>) -> Fixture {
         key: text(0),
         other_key: text(1),
         roots: trusting(&tls_dir.join("ca.crt")),
+        registry,
         directory,
         database,
         writer: Some(writer),
@@ -359,6 +380,20 @@ impl Fixture {
     /// The latest event.
     pub(super) fn last_event(&self) -> Event {
         self.events().into_iter().next().expect("an event")
+    }
+
+    /// What a counter with its labels stands at, if it is shown at all.
+    pub(super) fn counted(&self, counter: &str) -> Option<u64> {
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &self.registry).expect("text");
+        let value = text.lines().find_map(|line| line.strip_prefix(counter));
+        value.map(|value| value.trim().parse().expect("a number"))
+    }
+
+    /// How often a rule of the endpoint was broken, by the counters.
+    pub(super) fn violations(&self, violation_type: &str) -> u64 {
+        let counter = format!("mcp_security_violations_total{{violation_type=\"{violation_type}\"}}");
+        self.counted(&counter).expect("every type is shown from the start")
     }
 
     /// The CA of the endpoint's certificate.

@@ -30,7 +30,7 @@ fn names(list: &Value) -> Vec<&str> {
     tools.iter().map(|tool| tool["name"].as_str().expect("a name")).collect()
 }
 
-const LISTED: [&str; 5] = ["echo", "large", "panic", "slow", "write"];
+const LISTED: [&str; 6] = ["echo", "large", "panic", "resources_list", "slow", "write"];
 
 #[tokio::test]
 async fn clients_of_the_handshake_initialize_and_list_what_they_may_use() {
@@ -61,7 +61,7 @@ async fn clients_of_the_current_revision_discover_list_and_call() {
     let list = stateless_reply(&fixture, "tools/list", None, json!({})).await.json();
     assert_eq!(names(&list), LISTED);
     assert_eq!((&list["result"]["cacheScope"], &list["result"]["ttlMs"]), (&json!("private"), &json!(0)));
-    let tool = &list["result"]["tools"][4];
+    let tool = &list["result"]["tools"][5];
     let annotations = json!({"title": "write", "readOnlyHint": false, "destructiveHint": false,
         "idempotentHint": true, "openWorldHint": false});
     assert_eq!(tool["annotations"], annotations);
@@ -144,6 +144,34 @@ async fn a_listed_tool_that_is_refused_for_its_arguments_says_so() {
     let reply = fixture.call("echo", json!({"namespace": fixture.key})).await.json();
     let text = reply["result"]["content"][0]["text"].as_str().expect("a text");
     assert!(text.starts_with("permission denied") && !text.contains(&fixture.key), "{text}");
+    fixture.stop().await;
+}
+
+#[tokio::test]
+async fn a_resource_that_must_not_be_known_is_answered_as_one_that_does_not_exist() {
+    let fixture = start().await;
+    let call = async |arguments: Value| {
+        let reply = fixture.call("resources_list", arguments).await.json();
+        assert_eq!(reply["result"]["isError"], true, "{reply}");
+        reply["result"]["content"][0]["text"].as_str().expect("a text").to_owned()
+    };
+    let nothing = call(json!({"resource": "widgets.example.com"})).await;
+    assert!(nothing.contains("names nothing that you may use this tool on"), "{nothing}");
+    for arguments in [
+        json!({"resource": "services"}),
+        json!({"resource": "services", "namespace": "agents"}),
+        json!({"resource": "services", "continue": "none of ours"}),
+        json!({"resource": "secrets"}),
+        // A permission without objects to be read.
+        json!({"resource": "namespaces"}),
+    ] {
+        assert_eq!(call(arguments.clone()).await, nothing, "{arguments}");
+    }
+    let elsewhere = call(json!({"resource": "pods", "namespace": "kube-system"})).await;
+    assert_eq!(elsewhere, "permission denied: k8s:pods:list in namespace \"kube-system\"");
+    let event = fixture.events().into_iter().find(|event| event.resource.as_deref() == Some("services"));
+    let event = event.expect("the refusal is on record as what it was");
+    assert_eq!((event.result, event.metadata["permission"].as_str()), (Outcome::Denied, "k8s:services:list"));
     fixture.stop().await;
 }
 

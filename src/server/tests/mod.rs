@@ -1,5 +1,6 @@
 //! The endpoint in process: real listener, real TLS, real audit database, real HTTP client.
 
+mod api_server;
 mod authority;
 mod certificates;
 mod fixture;
@@ -7,8 +8,11 @@ mod limits;
 mod messages;
 mod oauth;
 mod plain;
+mod reasons;
 mod refusals;
 mod replicas;
 mod state;
 mod streams;
+mod tenants;
 mod tokens;
+mod zero_trust;

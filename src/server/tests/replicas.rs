@@ -21,7 +21,7 @@ async fn the_operator_may_list_and_nothing_else() {
     let (status, answer) = ask(address, tls.clone(), "/mcp", &list).await.expect("an answer");
     assert_eq!(status, StatusCode::OK);
     let tools = answer["result"]["tools"].as_array().expect("tools");
-    assert_eq!(tools.len(), 6, "all that the server offers, whoever may use it");
+    assert_eq!(tools.len(), 8, "all that the server offers, whoever may use it");
     assert_eq!(fixture.last_event().auth_type, "operator");
     let (_, answer) = ask(address, tls.clone(), "/mcp", &call("echo", json!({"namespace": "agents"})))
         .await

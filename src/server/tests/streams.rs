@@ -102,7 +102,7 @@ async fn the_session_of_somebody_else_does_not_exist() {
     let reply = post(&fixture, &messages, &other, &ping).await;
     assert_eq!(reply.status, StatusCode::NOT_FOUND);
     let event = fixture.last_event();
-    assert_eq!((event.result, event.reason.as_deref()), (Outcome::Denied, Some("foreign_session")));
+    assert_eq!((event.result, event.reason.as_deref()), (Outcome::Denied, Some("integrity_violation")));
     assert_eq!(event.user, "other-bot");
     let damaged = format!("{messages}A");
     for path in [damaged.as_str(), "/messages?sessionId=nonsense", "/messages"] {

@@ -14,7 +14,7 @@ use crate::authn::token::{SigningKey, SigningKeys};
 const EXCHANGE: &str = "urn:ietf:params:oauth:grant-type:token-exchange";
 
 /// Gives the endpoint a key to sign with.
-fn set_signing_key(fixture: &Fixture) {
+pub(super) fn set_signing_key(fixture: &Fixture) {
     let mut key = SigningKey::generate([7; 8], Timestamp::now()).expect("a key");
     key.state = SigningKeyState::Active;
     let keys = serde_json::to_vec(&SigningKeys { keys: vec![key] }).expect("JSON");
@@ -34,7 +34,7 @@ async fn start_with_tokens() -> Fixture {
     fixture
 }
 
-async fn exchange(fixture: &Fixture, credential: &str, asked: Value) -> Reply {
+pub(super) async fn exchange(fixture: &Fixture, credential: &str, asked: Value) -> Reply {
     let headers = [("authorization", &*format!("Bearer {credential}"))];
     fixture.reply(fixture.post("/auth/token", &headers, asked.to_string())).await
 }

@@ -11,9 +11,12 @@ use serde_json::{Value, json};
 use super::*;
 use crate::api::{ClusterMcpRole, McpRole, names};
 use crate::authn::Identity;
+use crate::authz::Object;
 use crate::authz::random::Random;
 use crate::index::Objects;
-use crate::tools::registry;
+use crate::tools::{Needs, registry};
+
+mod extended;
 
 const OPERATOR_NAMESPACE: &str = "portcullis-system";
 
@@ -99,6 +102,18 @@ fn listed_and_found_alike(toolbox: &Toolbox, caller: &Caller) -> BTreeSet<String
             assert!(expected.is_some() || short.is_none(), "{name} with {:?}", caller.grants);
         }
     }
+    for (object, tool) in Object::all().flat_map(|object| registry().iter().map(move |tool| (object, tool))) {
+        let Needs::Verb(verb) = tool.needs else { continue };
+        let given = json!({"resource": object.qualified, "name": "web"});
+        let mut given = given.as_object().expect("an object").clone();
+        given.retain(|name, _| (tool.input_schema)()["properties"].get(name).is_some());
+        let chosen = (tool.parse)(given).expect("valid").permission();
+        assert_eq!(chosen, Permission::named(object.name, verb), "{} {object:?}", tool.name);
+        // What can be called is listed, and what its own tool is denied for cannot be had by another.
+        let mut usable = usable(tool, caller);
+        let callable = chosen.is_some_and(|chosen| usable.any(|permission| permission == chosen));
+        assert!(!callable || listed.contains(tool.name), "{} {object:?}", tool.name);
+    }
     listed
 }
 
@@ -114,6 +129,15 @@ fn a_tool_is_denied_by_any_of_its_names() {
 }
 
 #[test]
+fn what_is_denied_by_its_own_tool_cannot_be_had_by_a_tool_for_any_resource() {
+    let list = registry().iter().find(|tool| tool.name == "resources_list").expect("it is there");
+    let spec = ToolsSpec { deny: vec!["list_pods".to_owned()], ..ToolsSpec::default() };
+    assert!(offers(&spec, list));
+    assert!(!opens(&spec, list, Permission::of("pods", "list")));
+    assert!(opens(&spec, list, Permission::of("services", "list")));
+}
+
+#[test]
 fn a_tool_that_a_preset_does_not_list_is_unknown_to_its_callers() {
     let toolbox = Toolbox::new(registry());
     let listed: BTreeMap<String, usize> = preset_callers()
@@ -122,7 +146,10 @@ fn a_tool_that_a_preset_does_not_list_is_unknown_to_its_callers() {
         .collect();
     assert_eq!(listed.keys().collect::<Vec<_>>(), ["admin", "developer", "operator", "viewer"]);
     assert!(listed["viewer"] > 0 && listed["viewer"] < listed["admin"], "{listed:?}");
-    assert_eq!(listed["admin"], registry().len());
+    let of_cluster = registry()
+        .iter()
+        .filter(|tool| tool.needs.permissions().all(|permission| permission.entry().family == "k8s"));
+    assert_eq!(listed["admin"], of_cluster.count(), "everything but what is the endpoint's own");
 }
 
 #[test]
@@ -141,7 +168,8 @@ fn without_a_role_every_tool_is_unknown() {
 fn patterns() -> Vec<String> {
     let of = |permission: Permission| {
         let entry = permission.entry();
-        [permission.to_string(), format!("k8s:{}:*", entry.resource), format!("k8s:*:{}", entry.verb)]
+        let (family, resource, verb) = (entry.family, entry.resource, entry.verb);
+        [permission.to_string(), format!("{family}:{resource}:*"), format!("{family}:*:{verb}")]
     };
     let all: BTreeSet<String> = Permission::all().flat_map(of).chain(["k8s:*".to_owned()]).collect();
     all.into_iter().collect()
@@ -149,8 +177,8 @@ fn patterns() -> Vec<String> {
 
 /// Up to two roles of each kind, and limits of the server's own now and then.
 fn random_objects(random: &mut Random) -> Objects {
-    let name = |tool: &Tool| [tool.name.to_owned(), tool.aliases[0].to_owned()];
-    let mut names: Vec<String> = registry().iter().flat_map(name).collect();
+    let name = |tool: &'static Tool| [tool.name].into_iter().chain(tool.aliases.first().copied());
+    let mut names: Vec<String> = registry().iter().flat_map(name).map(str::to_owned).collect();
     names.extend(["*_list".to_owned(), "pods_*".to_owned(), "k8s_*".to_owned()]);
     let tools = match random.below(4) {
         0 => json!({"deny": random.some(&names, 3), "readOnly": random.below(2) == 0}),
@@ -206,11 +234,13 @@ fn the_scopes_of_a_credential_only_ever_take_tools_away() {
         assert!(listed_and_found_alike(&toolbox, &narrowed).is_subset(&whole));
         for tool in registry() {
             for name in all_names(tool) {
-                let usable = toolbox.find(name, &narrowed).is_some()
+                let callable = toolbox.find(name, &narrowed).is_some()
                     && toolbox.short_of_scope(name, &narrowed).is_none();
-                let expected = whole.contains(tool.name) && within_scopes(&scopes, tool.permission);
-                assert_eq!(usable, expected, "{name} within {scopes:?}");
-                taken += usize::from(whole.contains(tool.name) && !usable);
+                let mut usable = super::usable(tool, &narrowed);
+                let expected =
+                    whole.contains(tool.name) && usable.any(|permission| within_scopes(&scopes, permission));
+                assert_eq!(callable, expected, "{name} within {scopes:?}");
+                taken += usize::from(whole.contains(tool.name) && !callable);
             }
         }
     }
@@ -238,6 +268,8 @@ allowed     in every namespace, and in all of them at once
 namespaced  in the namespaces of the second table, which a list without a namespace shows together; elsewhere a call is
             refused with a tool error
 hidden      not listed, and a call is answered as one of an unknown tool
+
+A tool that needs k8s:<resource>:<verb> is allowed on the resources that the role names with that verb.
 ";
 
 /// What a caller may do with a tool, in a word.
@@ -245,16 +277,19 @@ fn verdict(toolbox: &Toolbox, caller: &Caller, tool: &Tool) -> &'static str {
     if toolbox.find(tool.name, caller).is_none() {
         return "hidden";
     }
-    let permit = authorize(&caller.grants, tool.permission, Target::Anywhere).expect("it is listed");
-    if permit.is_cluster_wide() { "allowed" } else { "namespaced" }
+    let everywhere = |permission| {
+        authorize(&caller.grants, permission, Target::Anywhere).is_ok_and(|permit| permit.is_cluster_wide())
+    };
+    if usable(tool, caller).all(everywhere) { "allowed" } else { "namespaced" }
 }
 
 /// Whether a caller may use the tools that it sees in a namespace.
 fn reach(toolbox: &Toolbox, caller: &Caller, namespace: &str) -> &'static str {
     let seen = registry().iter().filter(|tool| toolbox.find(tool.name, caller).is_some());
     let target = Target::Namespace(namespace);
+    let needed = seen.flat_map(|tool| usable(tool, caller));
     let allowed: BTreeSet<bool> =
-        seen.map(|tool| authorize(&caller.grants, tool.permission, target).is_ok()).collect();
+        needed.map(|permission| authorize(&caller.grants, permission, target).is_ok()).collect();
     match (allowed.contains(&true), allowed.contains(&false)) {
         (true, true) => "some",
         (true, false) => "yes",
@@ -278,8 +313,11 @@ fn table() -> String {
     row([""; 3], vec![]);
     row(["TOOL", "PERMISSION", "CLASS"], head());
     for tool in registry() {
-        let class = json!(tool.permission.class());
-        let permission = tool.permission.to_string();
+        let class = json!(tool.needs.class());
+        let permission = match tool.needs {
+            Needs::Permission(permission) => permission.to_string(),
+            Needs::Verb(verb) => format!("k8s:<resource>:{verb}"),
+        };
         let first = [tool.name, &permission, class.as_str().expect("a word")];
         row(first, callers.values().map(|caller| verdict(&toolbox, caller, tool)).collect());
     }

@@ -107,8 +107,7 @@ fn a_damaged_cursor_is_refused_and_says_how_to_go_on() {
 
 #[test]
 fn a_cursor_of_one_namespace_is_refused_with_another() {
-    static LISTING: Listing =
-        Listing { kind: "Pod", plural: "pods", resource: "pods", path: |_| String::new(), columns: &[] };
+    static LISTING: Listing = Listing { object: Object::of("pods"), columns: &[] };
     let parse = |namespace: &str| {
         let next = cursor(Some("team-a"), Some("token")).encode();
         let given = json!({"namespace": namespace, "continue": next});

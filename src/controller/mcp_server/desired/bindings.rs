@@ -10,6 +10,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference}
 use serde_json::{from_value, json};
 
 use crate::api::names;
+use crate::authz::catalogue::Place;
 use crate::authz::{Role, Scope};
 
 /// One binding of a server.
@@ -51,9 +52,11 @@ pub(in crate::controller::mcp_server) fn bindings(
                     cluster_role: permission.cluster_role(),
                 });
             };
-            match role.scope() {
-                Scope::All => grant(None),
-                scope => {
+            match (role.scope(), entry.place) {
+                (Scope::All, _) => grant(None),
+                // A binding in a namespace gives nothing on objects without one.
+                (_, Place::Cluster) => {}
+                (scope, _) => {
                     namespaces.iter().filter(|ns| scope.covers(ns)).for_each(|ns| grant(Some(ns)));
                 }
             }

@@ -114,20 +114,23 @@ fn container(server: &ValidatedServer<'_>, config: &OperatorConfig) -> Value {
         || json!({"requests": {"cpu": "10m", "memory": "32Mi"}, "limits": {"memory": "256Mi"}}),
         |resources| json!(resources),
     );
+    let mut env = vec![
+        json!({"name": "PORTCULLIS_NAMESPACE", "value": server.namespace}),
+        json!({"name": "PORTCULLIS_SERVER", "value": server.name}),
+        json!({"name": "PORTCULLIS_OPERATOR_NAMESPACE", "value": config.namespace}),
+        // Without this the allocator claims memory that a small pod never uses.
+        json!({"name": "MIMALLOC_ARENA_EAGER_COMMIT", "value": "0"}),
+        field("POD_IP", "status.podIP"),
+        field("POD_NAME", "metadata.name"),
+    ];
+    // An administrator who extends nothing has no pods replaced for it.
+    env.extend(config.catalogue.iter().map(|text| json!({"name": names::CATALOGUE_VARIABLE, "value": text})));
     json!({
         "name": "portcullis",
         "image": config.image,
         "imagePullPolicy": config.image_pull_policy,
         "args": ["serve"],
-        "env": [
-            {"name": "PORTCULLIS_NAMESPACE", "value": server.namespace},
-            {"name": "PORTCULLIS_SERVER", "value": server.name},
-            {"name": "PORTCULLIS_OPERATOR_NAMESPACE", "value": config.namespace},
-            // Without this the allocator claims memory that a small pod never uses.
-            {"name": "MIMALLOC_ARENA_EAGER_COMMIT", "value": "0"},
-            field("POD_IP", "status.podIP"),
-            field("POD_NAME", "metadata.name"),
-        ],
+        "env": env,
         "ports": [
             port("https", names::HTTPS_PORT),
             port("internal", names::INTERNAL_PORT),

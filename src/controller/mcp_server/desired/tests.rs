@@ -19,6 +19,7 @@ fn config() -> OperatorConfig {
         service_account: "portcullis-operator".into(),
         image: "example.test/portcullis:1".into(),
         image_pull_policy: "IfNotPresent".into(),
+        catalogue: None,
         ready: std::sync::Arc::default(),
     }
 }
@@ -35,6 +36,22 @@ fn with_desired_and<T>(spec: &str, referred: &Referred, look: impl FnOnce(Desire
     let valid = validate(&server, referred, |_| false).expect("valid");
     let certificates = Certificates { endpoint: Some(BTreeMap::new()), internal: BTreeMap::new() };
     look(desired(&valid, &config(), certificates))
+}
+
+#[test]
+fn what_extends_the_catalogue_is_handed_on_to_the_pods_of_a_server_and_nothing_otherwise() {
+    let text = "{apiVersion: portcullis.dev/v1alpha1, kind: McpServer, metadata: {name: ops, namespace: agents, uid: u1}, spec: {}}";
+    let server: McpServer = serde_saphyr::from_str(text).expect("a server");
+    let valid = validate(&server, &Referred::default(), |_| false).expect("valid");
+    let handed_on = |catalogue: Option<&str>| {
+        let config = OperatorConfig { catalogue: catalogue.map(str::to_owned), ..config() };
+        let deployment = json!(deployment::deployment(&valid, &config));
+        let env = deployment["spec"]["template"]["spec"]["containers"][0]["env"].as_array().cloned();
+        env.expect("a list").into_iter().find(|variable| variable["name"] == names::CATALOGUE_VARIABLE)
+    };
+    assert_eq!(handed_on(None), None);
+    let extended = r#"{"secrets":{"read":true}}"#;
+    assert_eq!(handed_on(Some(extended)), Some(json!({"name": "PORTCULLIS_CATALOGUE", "value": extended})));
 }
 
 fn child_metadata(name: &str) -> Value {

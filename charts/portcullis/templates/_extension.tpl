@@ -1,0 +1,63 @@
+{{/* Permissions that the values add to the catalogue, as a JSON list: "name" is the resource as permissions write it,
+     "pattern" a regular expression of all its ways to be written, "verb" that of the permission, "verbs" those of the
+     API server. The operator refuses the same mistakes when it starts; here they stop Helm. */}}
+{{- define "portcullis.extension" -}}
+{{- $resources := include "portcullis.builtInResources" . | fromYamlArray }}
+{{- $roles := include "portcullis.builtInCatalogue" . | fromYamlArray }}
+{{- $found := list }}
+{{- range .Values.catalogue.extra }}
+{{- $group := default "" .group }}
+{{- if and (eq $group "") (eq .resource "secrets") }}
+{{- fail "catalogue.extra: permissions on Secrets are added by catalogue.secrets" }}
+{{- end }}
+{{- if and (eq $group "") (eq .resource "resources") }}
+{{- fail "catalogue.extra: in a permission, \"resources\" stands for every resource of catalogue.extra" }}
+{{- end }}
+{{- $qualified := ternary .resource (printf "%s.%s" .resource $group) (eq $group "") }}
+{{- $name := ternary .resource $qualified (has $qualified $resources) }}
+{{- $pattern := $qualified | replace "." "[.]" }}
+{{- if ne $name $qualified }}
+{{- $pattern = printf "%s([.]%s)?" .resource ($group | replace "." "[.]") }}
+{{- end }}
+{{- $resource := .resource }}
+{{- range .verbs }}
+{{- $role := printf "portcullis:catalogue:%s:%s" $name . }}
+{{- if has $role $roles }}
+{{- fail (printf "catalogue.extra: k8s:%s:%s is in the catalogue already" $name .) }}
+{{- end }}
+{{- $roles = append $roles $role }}
+{{- $found = append $found (dict "role" $role "name" $name "pattern" $pattern "group" $group "resource" $resource "verb" . "verbs" (list .) "extra" true) }}
+{{- end }}
+{{- end }}
+{{- $secret := dict "name" "secrets" "pattern" "secrets" "group" "" "resource" "secrets" "extra" false }}
+{{- if .Values.catalogue.secrets.read }}
+{{- $found = append $found (merge (dict "role" "portcullis:catalogue:secrets:get" "verb" "get" "verbs" (list "get")) $secret) }}
+{{- $found = append $found (merge (dict "role" "portcullis:catalogue:secrets:list" "verb" "list" "verbs" (list "list")) $secret) }}
+{{- end }}
+{{- if .Values.catalogue.secrets.manage }}
+{{- $found = append $found (merge (dict "role" "portcullis:catalogue:secrets:manage" "verb" "manage" "verbs" (list "create" "update" "delete")) $secret) }}
+{{- end }}
+{{- if gt (len $found) 200 }}
+{{- fail "catalogue: it is extended by more than 200 permissions" }}
+{{- end }}
+{{- $found | toJson }}
+{{- end }}
+
+{{/* Rights on the cluster behind those permissions, as a JSON list: "verb" of the API server, "of" the permission. */}}
+{{- define "portcullis.extensionRights" -}}
+{{- $rights := list }}
+{{- range $permission := include "portcullis.extension" . | fromJsonArray }}
+{{- range .verbs }}
+{{- $rights = append $rights (dict "verb" . "of" $permission) }}
+{{- end }}
+{{- end }}
+{{- $rights | toJson }}
+{{- end }}
+
+{{/* Names of the catalogue's ClusterRoles, as a YAML list. */}}
+{{- define "portcullis.catalogue" -}}
+{{ include "portcullis.builtInCatalogue" . }}
+{{- range include "portcullis.extension" . | fromJsonArray }}
+- {{ .role }}
+{{- end }}
+{{- end }}

@@ -1,0 +1,88 @@
+//! How long the edit of a role takes over three replicas, from the answer to the write to the first decision that
+//! follows it. The name begins with `serial_`: it measures milliseconds.
+
+use std::time::{Duration, Instant};
+
+use http::StatusCode;
+use http_body_util::BodyExt;
+use kube::Api;
+use kube::api::{Patch, PatchParams};
+use portcullis::api::McpRole;
+use serde_json::{Value, json};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+use crate::cluster::client;
+use crate::server::Endpoint;
+use crate::wire::{Multiplexed, Wire};
+
+/// Edits that are measured.
+const EDITS: usize = 200;
+/// Pause between two requests to a replica.
+const PACE: Duration = Duration::from_millis(4);
+
+/// Asks one replica for its tools again and again, and tells when the answer last changed, and to what.
+async fn ask(wire: Wire, mut sender: Multiplexed, key: String, seen: watch::Sender<(bool, Instant)>) {
+    while !seen.is_closed() {
+        sender.ready().await.expect("open");
+        let answer = sender.send_request(wire.list(&[("x-api-key", &key)], true)).await.expect("an answer");
+        assert_eq!(answer.status(), StatusCode::OK);
+        let body = answer.into_body().collect().await.expect("a body").to_bytes();
+        let body: Value = serde_json::from_slice(&body).expect("JSON");
+        let tools = body["result"]["tools"].as_array().expect("tools");
+        let listed = tools.iter().any(|tool| tool["name"] == "services_list");
+        let now = Instant::now();
+        seen.send_if_modified(|last| {
+            let changed = last.0 != listed;
+            if changed {
+                *last = (listed, now);
+            }
+            changed
+        });
+        tokio::time::sleep(PACE).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn serial_a_role_that_is_edited_counts_on_every_replica_within_a_tenth_of_a_second() {
+    let endpoint = Endpoint::start("edit", 3).await;
+    let mut asking = JoinSet::new();
+    let mut replicas = Vec::new();
+    for wire in endpoint.replicas().await {
+        let sender = wire.connect_multiplexed().await.expect("a connection");
+        let (tell, seen) = watch::channel((false, Instant::now()));
+        asking.spawn(ask(wire, sender, endpoint.viewer.clone(), tell));
+        replicas.push(seen);
+    }
+    assert_eq!(replicas.len(), 3);
+    let roles = Api::<McpRole>::namespaced(client().await, endpoint.namespace());
+    let mut delays = Vec::new();
+    for edit in 0..EDITS {
+        let granted = edit % 2 == 0;
+        let permissions: &[&str] =
+            if granted { &["k8s:pods:list", "k8s:services:list"] } else { &["k8s:pods:list"] };
+        let patch = Patch::Merge(json!({"spec": {"permissions": permissions}}));
+        roles.patch("viewer", &PatchParams::default(), &patch).await.expect("written");
+        let answered = Instant::now();
+        for seen in &mut replicas {
+            let reached =
+                tokio::time::timeout(Duration::from_secs(10), seen.wait_for(|last| last.0 == granted));
+            let reached = reached.await.expect("within ten seconds").expect("it is being asked").1;
+            delays.push(reached.saturating_duration_since(answered));
+        }
+        tokio::time::sleep(Duration::from_millis(30)).await;
+    }
+    drop(replicas);
+    asking.join_all().await;
+    // What counts of an edit is the last of the three replicas.
+    let mut edits: Vec<Duration> = delays.chunks(3).filter_map(|three| three.iter().max().copied()).collect();
+    edits.sort_unstable();
+    let at = |share: f64| edits[((edits.len() as f64 * share).ceil() as usize).max(1) - 1];
+    eprintln!(
+        "{EDITS} edits of a role over 3 replicas: all follow after {:?} (median), {:?} (p99), {:?} (longest)",
+        at(0.5),
+        at(0.99),
+        at(1.0)
+    );
+    assert!(at(0.99) <= Duration::from_millis(100), "{:?}", at(0.99));
+}

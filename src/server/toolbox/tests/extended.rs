@@ -1,0 +1,115 @@
+//! The same with an extended catalogue. It is one for the life of a process, so these run in processes of their own.
+
+use std::process::Command;
+
+use fixedbitset::FixedBitSet;
+
+use super::*;
+use crate::authz::extension::Extension;
+use crate::authz::{Cause, Confinement, Grants, NamespaceLabels, Role, Roles};
+
+/// Set in the process of such a test.
+const OWN_PROCESS: &str = "PORTCULLIS_TEST_OF_ITS_OWN";
+
+const EXTENSION: &str = r#"{
+    "extra": [
+        {"group": "example.com", "resource": "widgets", "kind": "Widget", "version": "v1", "scope": "Namespaced",
+         "verbs": ["get", "list", "create"]},
+        {"group": "example.com", "resource": "fleets", "kind": "Fleet", "version": "v1beta1", "scope": "Cluster",
+         "verbs": ["get", "list"]}
+    ],
+    "secrets": {"read": true}
+}"#;
+
+/// Extends the catalogue of this process if it is one of its own. Else runs the ignored test in one that is.
+fn alone(test: &str) -> bool {
+    if std::env::var_os(OWN_PROCESS).is_some() {
+        Extension::parse(EXTENSION).and_then(Extension::install).expect("valid, and the first");
+        return true;
+    }
+    let name = format!("server::toolbox::tests::extended::{test}");
+    let mut command = Command::new(std::env::current_exe().expect("this program"));
+    let output = command.args(["--exact", &name]).env(OWN_PROCESS, "1").output().expect("it runs");
+    let text = String::from_utf8_lossy(&output.stdout);
+    let passed = output.status.success() && text.contains("1 passed");
+    assert!(passed, "{text}\n{}", String::from_utf8_lossy(&output.stderr));
+    false
+}
+
+fn role(permissions: &[&str], scope: Value) -> Arc<Role> {
+    let mut spec = json!({"permissions": permissions, "servers": [{"namespace": "agents", "name": "ops"}]});
+    spec.as_object_mut().expect("an object").extend(scope.as_object().expect("an object").clone());
+    let role: Arc<ClusterMcpRole> = parse("ClusterMcpRole", json!({"name": "fleet"}), spec);
+    let labels = NamespaceLabels::new();
+    Arc::new(Role::from_cluster_role(&role, OPERATOR_NAMESPACE, &labels, &|_| None).expect("valid"))
+}
+
+fn names_of(role: &Role) -> Vec<String> {
+    role.permissions().iter().map(ToString::to_string).collect()
+}
+
+#[test]
+fn tools_and_calls_stay_in_step_whatever_is_added_to_the_catalogue() {
+    if !alone("tools_and_calls_stay_in_step_whatever_is_added_to_the_catalogue") {
+        return;
+    }
+    let (toolbox, mut random) = (Toolbox::new(registry()), Random(0x9E37_79B9_7F4A_7C15));
+    for _ in 0..200 {
+        listed_and_found_alike(&toolbox, &caller(random_objects(&mut random), None));
+    }
+    let widgets = objects(&json!({}));
+    let role = parse(
+        "McpRole",
+        json!({"name": "one", "namespace": "agents"}),
+        json!({"permissions": ["k8s:widgets.example.com:get"]}),
+    );
+    let caller = caller(Objects { roles: BTreeMap::from([("one".to_owned(), role)]), ..widgets }, None);
+    assert_eq!(listed_and_found_alike(&toolbox, &caller), BTreeSet::from(["resources_get".to_owned()]));
+    // Reading Secrets is not as harmless as reading anything else.
+    let get = registry().iter().find(|tool| tool.name == "resources_get").expect("it is there");
+    assert_eq!(get.needs.class(), Class::Sensitive);
+}
+
+#[test]
+fn wildcards_stand_for_what_was_added_and_resources_for_all_of_it_but_secrets() {
+    if !alone("wildcards_stand_for_what_was_added_and_resources_for_all_of_it_but_secrets") {
+        return;
+    }
+    let granted = |pattern: &str| names_of(&role(&[pattern], json!({"allNamespaces": true})));
+    let widgets =
+        ["k8s:widgets.example.com:create", "k8s:widgets.example.com:get", "k8s:widgets.example.com:list"];
+    assert_eq!(granted("k8s:widgets.example.com:*"), widgets);
+    assert_eq!(granted("k8s:resources:create"), widgets[..1]);
+    let fleets = ["k8s:fleets.example.com:get", "k8s:fleets.example.com:list"];
+    assert_eq!(granted("k8s:resources:*"), [&fleets[..], &widgets[..]].concat());
+    assert_eq!(granted("k8s:secrets:*"), ["k8s:secrets:get", "k8s:secrets:list"]);
+    let everything = granted("k8s:*");
+    for name in fleets.into_iter().chain(widgets).chain(["k8s:secrets:get", "k8s:pods:list"]) {
+        assert!(everything.iter().any(|granted| granted == name), "{name}");
+    }
+}
+
+#[test]
+fn objects_without_a_namespace_are_for_roles_that_count_everywhere_and_for_no_tenant() {
+    if !alone("objects_without_a_namespace_are_for_roles_that_count_everywhere_and_for_no_tenant") {
+        return;
+    }
+    let list = Permission::named("fleets.example.com", "list").expect("it was added");
+    let targets = [Target::Anywhere, Target::Namespace(""), Target::Namespace("agents")];
+    let everywhere = role(&["k8s:*"], json!({"allNamespaces": true}));
+    let patterns = role(&["k8s:*"], json!({"namespaces": ["*", "kube-system"]}));
+    for target in targets {
+        let permit = authorize(&Grants::all_of([everywhere.clone()]), list, target).expect("granted");
+        assert!(permit.is_cluster_wide() && !permit.covers("agents"));
+        let denial = authorize(&Grants::all_of([patterns.clone()]), list, target).expect_err("denied");
+        assert_eq!(denial.cause, Cause::NoRole);
+        let labels = BTreeMap::from([(names::TENANT_LABEL.to_owned(), "blue".to_owned())]);
+        let namespaces = NamespaceLabels::from([("agents".to_owned(), labels)]);
+        let roles = Arc::new(Roles::compile(vec![everywhere.clone()], &namespaces));
+        let mut held = FixedBitSet::with_capacity(1);
+        held.insert(0);
+        let tenant = Grants::new(roles, held.into(), Confinement::Tenant("blue".into()));
+        let denial = authorize(&tenant, list, target).expect_err("denied");
+        assert_eq!(denial.cause, Cause::OtherTenant { tenant: "blue".to_owned(), owner: None });
+    }
+}
