@@ -18,12 +18,18 @@ lint:
     cargo fmt --check
     cargo clippy --locked --all-targets -- -D warnings
     cargo clippy --locked --features e2e --test e2e -- -D warnings
+    cargo clippy --locked --features bench --lib --benches -- -D warnings
 
 # Run the tests that need no cluster.
 unit *args:
     e2e/tools.sh nextest
     eval "$(e2e/tools.sh env)" && cargo nextest run --locked --lib --bins {{ args }}
     cargo test --locked --quiet --doc
+
+# Compare the decisions with those of Cedar. Its build has other features of shared crates, so it is one of its own.
+oracle *args:
+    e2e/tools.sh nextest
+    eval "$(e2e/tools.sh env)" && cargo nextest run --locked --features bench --lib -E 'test(authz::model::cedar)' {{ args }}
 
 # Write what is generated from the code: crds/, manifests/ and the chart's CRDs.
 generate:
@@ -109,6 +115,7 @@ test:
     run "tools" e2e/tools.sh all
     run "lint" just lint
     run "unit tests" just unit
+    run "second oracle" just oracle
     run "generated files" just check-generated
     run "cluster" just cluster-up portcullis-test
     run "image" just image

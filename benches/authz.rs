@@ -81,7 +81,7 @@ macro_rules! case {
 }
 
 case!(permit_in_a_named_namespace, [1, 20, 1_000], true, LIST, |held| format!("app-{}", last(held, 0) / 4));
-case!(permit_by_a_glob, HELD, true, LIST, |held| format!("team-{}-prod", last(held.min(500), 1)));
+case!(permit_by_a_glob, HELD, true, LIST, |held: usize| format!("team-{}-prod", last(held.min(500), 1)));
 case!(permit_in_an_unknown_namespace, HELD, true, LIST, |held| format!("team-{}-new", last(held, 1)));
 case!(denial_of_a_permission, [1, 20, 1_000], false, "k8s:deployments:scale", |_| "app-0".to_owned());
 case!(denial_in_a_known_namespace, [1, 20, 1_000], false, LIST, |_| "kube-system".to_owned());

@@ -45,6 +45,7 @@ pub(crate) struct Caller {
 }
 
 /// The resource that stands for every namespace at once: `Cluster::"all"`.
+#[cfg(test)]
 pub(crate) const EVERYWHERE: &str = "all";
 /// The group of actions on the endpoint itself.
 const OF_ENDPOINT: &str = "of the endpoint";

@@ -245,7 +245,7 @@ fn cedar_agrees_about_a_hundred_thousand_random_decisions() {
         let every: Vec<&Both> = roles.iter().map(|(_, both)| *both).collect();
         let must_belong = random.once_in(4);
         let holder =
-            |random: &mut Random| (Caller { must_belong, ..random_caller(random) }, random.some(&every, 4));
+            |random: &mut Random| (Caller { must_belong, ..random_caller(random) }, random.some(&every, 6));
         let holders: Vec<Holder<'_>> = (0..HOLDERS).map(|_| holder(&mut random)).collect();
         let oracle = Oracle::new(&roles, &others, &holders, &world);
         let all = compiled(&every, &world);
@@ -266,5 +266,5 @@ fn cedar_agrees_about_a_hundred_thousand_random_decisions() {
     });
     let (permits, cases) = (permits.into_inner(), CHUNKS * HOLDERS * CASES);
     assert_eq!(cases, 100_000);
-    assert!(permits > cases / 10 && permits < cases * 9 / 10, "{permits} of {cases} say little");
+    assert!(permits > cases / 20 && permits < cases * 9 / 10, "{permits} of {cases} say little");
 }
