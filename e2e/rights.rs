@@ -110,7 +110,7 @@ impl World {
             wide(
                 "pattern",
                 json!(["k8s:*:list", "k8s:events:get"]),
-                json!({"namespaces": [format!("{prefix}-north*"), "kube-*", "portcullis-*"]}),
+                json!({"namespaces": [format!("{prefix}-north*"), "*-system", "*-public"]}),
                 ops.clone(),
             ),
             wide(

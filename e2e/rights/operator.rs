@@ -37,7 +37,9 @@ fn table(title: &str, rights: &BTreeSet<Right>) -> String {
             names.insert(name);
         }
     }
-    let mut text = format!("# {title}\n# {} pairs of resource and verb.\n\n", pairs(rights));
+    let count = pairs(rights);
+    let noun = if count == 1 { "pair" } else { "pairs" };
+    let mut text = format!("# {title}\n# {count} {noun} of resource and verb.\n\n");
     for ((target, verbs), names) in objects {
         let _ = writeln!(text, "{target:<44} {verbs}{}", if names.is_empty() { "" } else { ", only:" });
         for name in names {
