@@ -240,6 +240,14 @@ async fn matrix(prefix: &str, table: &str, on_roles: &[&str]) {
     // What an object does to the others shows at the second look.
     tokio::time::sleep(Duration::from_secs(2)).await;
     wrong.extend(before.compare(&Reach::of(&world).await));
+    // Nobody but its author takes away a finalizer that was written by hand, and the namespace has to go.
+    for case in cases.iter().filter(|case| case.object()["metadata"]["finalizers"].is_array()) {
+        let object = case.object();
+        let name = object["metadata"]["name"].as_str().unwrap_or_default();
+        let bare = Patch::Merge(json!({"metadata": {"finalizers": null}}));
+        // It may have been refused and not be there.
+        let _ = world.api(&world.admin, object).patch(name, &PatchParams::default(), &bare).await;
+    }
     assert!(wrong.is_empty(), "{} of {} cases:\n{}", wrong.len(), cases.len(), wrong.join("\n"));
 }
 
