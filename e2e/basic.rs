@@ -79,9 +79,9 @@ async fn users_of_the_secret_have_their_roles_and_a_wrong_password_is_a_failure_
         tools(&wire, "ann", "correct horse: battery staple").await
     })
     .await;
-    assert_eq!(listed, ["pods_list"]);
+    assert_eq!(listed, ["pods_list", "resources_list"]);
     let listed = tools(&wire, "bob", "gr\u{fc}\u{df} dich, 4 Welten").await;
-    assert_eq!(listed, Some(vec!["services_list".to_owned()]), "by group");
+    assert_eq!(listed, Some(vec!["resources_list".to_owned(), "services_list".to_owned()]), "by group");
 
     let missing = wire.list_as(&[]).await.expect("an answer");
     for (user, password) in [

@@ -95,7 +95,7 @@ async fn a_verified_certificate_names_the_caller_and_another_ones_ends_the_hands
     let endpoint = Endpoint::start_with("certs", Wishes { spec: &given, ..wishes }).await;
     let (plain, ann) = (Wire::new(&endpoint), showing(&endpoint, &ours.client("ann", "operators")));
     let listed = eventually("ann is let in", Duration::from_secs(30), async || tools(&ann).await).await;
-    assert_eq!(listed, ["pods_list", "services_list"], "by common name and organization");
+    assert_eq!(listed, ["pods_list", "resources_list", "services_list"], "by common name and organization");
     assert_eq!(status(&plain, None).await, Some(StatusCode::UNAUTHORIZED));
     assert_eq!(status(&plain, Some(&endpoint.viewer)).await, Some(StatusCode::OK), "a key needs none");
     assert_eq!(status(&ann, Some("hello")).await, Some(StatusCode::UNAUTHORIZED), "a wrong key stays wrong");
@@ -117,7 +117,7 @@ async fn a_verified_certificate_names_the_caller_and_another_ones_ends_the_hands
     assert_eq!(status(&ann, Some(&endpoint.viewer)).await, Some(StatusCode::OK));
     set(json!({"identity": "Uri"}));
     eventually("the URI names the caller", within, async || {
-        (tools(&ann).await? == ["deployments_list"]).then_some(())
+        (tools(&ann).await? == ["deployments_list", "resources_list"]).then_some(())
     })
     .await;
     set(json!({"mode": "RequireAny"}));

@@ -61,7 +61,7 @@ async fn a_service_account_is_who_the_api_server_says_and_only_by_a_token_made_f
 
     let robot = token(namespace, "robot", Some(&ours)).await;
     let (status, tools) = answer(&wire, &robot).await;
-    assert_eq!((status, tools), (StatusCode::OK, vec!["pods_list".to_owned()]));
+    assert_eq!((status, tools), (StatusCode::OK, vec!["pods_list".to_owned(), "resources_list".to_owned()]));
     let (status, tools) = answer(&wire, &token(namespace, "nobody", Some(&ours)).await).await;
     assert_eq!((status, tools), (StatusCode::OK, vec![]), "proved, and without a role");
 
