@@ -74,7 +74,6 @@ fn known(key: &ApiKey) -> Key {
         opens_server: true,
         allowed: Vec::new(),
         rate_limit: None,
-        roles: Vec::new(),
     };
     Key { record, held: Arc::default() }
 }

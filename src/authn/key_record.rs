@@ -7,7 +7,6 @@ use jiff::Timestamp;
 
 use super::{ApiKey, Identity, Method, Reason};
 use crate::api::RateLimitSpec;
-use crate::authz::RoleId;
 
 /// What the endpoint knows of one generation of a key.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,8 +31,6 @@ pub(crate) struct KeyRecord {
     pub(crate) allowed: Vec<IpNet>,
     /// `spec.rateLimit`.
     pub(crate) rate_limit: Option<RateLimitSpec>,
-    /// The roles it names.
-    pub(crate) roles: Vec<RoleId>,
 }
 
 /// What proves one generation of a key.
@@ -121,7 +118,6 @@ mod tests {
             opens_server: true,
             allowed: vec![],
             rate_limit: None,
-            roles: vec![],
         }
     }
 

@@ -11,7 +11,7 @@ use crate::api::{Tenancy, names};
 
 use super::catalogue::{Permission, Place};
 use super::globs::Globs;
-use super::role::{Role, RoleId};
+use super::role::Role;
 use super::scope::{NamespaceLabels, Scope};
 
 /// The roles that count for a server.
@@ -69,7 +69,8 @@ impl Roles {
     }
 
     /// The position of a role.
-    pub(crate) fn position(&self, id: &RoleId) -> Option<usize> {
+    #[cfg(test)]
+    pub(crate) fn position(&self, id: &super::RoleId) -> Option<usize> {
         self.roles.binary_search_by(|role| role.id().cmp(id)).ok()
     }
 
@@ -228,8 +229,7 @@ impl Grants {
             return self.is_unbounded();
         }
         let covering = self.roles.covering(namespace);
-        self.is_open(namespace)
-            && self.held.intersection(&covering).any(|role| self.roles.namespaced.contains(role))
+        self.is_open(namespace) && first_of_all([&self.held, &covering, &self.roles.namespaced]).is_some()
     }
 
     /// The first role that grants the permission in the namespace.
@@ -244,7 +244,7 @@ impl Grants {
 
     /// The first role that grants the permission, wherever it counts.
     pub(super) fn at_all(&self, permission: Permission) -> Option<&Arc<Role>> {
-        self.granting(permission).next().map(|position| self.roles.at(position))
+        self.first(permission, &self.held)
     }
 
     /// The roles that grant the permission in a namespace that the caller may act in. None: there is none.
@@ -264,12 +264,16 @@ impl Grants {
         self.confinement == Confinement::None && !self.held.is_disjoint(&self.roles.everywhere)
     }
 
-    fn granting(&self, permission: Permission) -> impl Iterator<Item = usize> {
-        self.roles.granting.get(permission.index()).into_iter().flat_map(|set| self.held.intersection(set))
-    }
-
     fn first(&self, permission: Permission, among: &FixedBitSet) -> Option<&Arc<Role>> {
-        let position = self.granting(permission).find(|position| among.contains(*position))?;
-        Some(self.roles.at(position))
+        let granting = self.roles.granting.get(permission.index())?;
+        first_of_all([&self.held, granting, among]).map(|position| self.roles.at(position))
     }
+}
+
+/// The first position that is in each of the sets, word by word: many positions of one set alone cost nothing.
+fn first_of_all(sets: [&FixedBitSet; 3]) -> Option<usize> {
+    let [a, b, c] = sets.map(FixedBitSet::as_slice);
+    let mut words = a.iter().zip(b).zip(c).map(|((a, b), c)| a & b & c).enumerate();
+    let (index, word) = words.find(|(_, word)| *word != 0)?;
+    Some(index * usize::BITS as usize + word.trailing_zeros() as usize)
 }

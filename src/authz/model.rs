@@ -12,6 +12,8 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, LabelSelecto
 pub(super) struct World {
     /// Every permission.
     pub(super) catalogue: Vec<Named>,
+    /// Permissions on what stands in no namespace, by their whole names.
+    pub(super) unplaced: BTreeSet<String>,
     /// Namespaces of the questions, by name.
     pub(super) namespaces: BTreeMap<String, Namespace>,
     /// The namespace that the operator runs in.
@@ -28,6 +30,8 @@ pub(super) struct Named {
     pub(super) group: String,
     /// What is done to it.
     pub(super) verb: String,
+    /// Whether an administrator added it, and it is not about Secrets.
+    pub(super) added: bool,
 }
 
 /// A namespace of the questions. None: somebody asks about it, and it is not there.
@@ -161,6 +165,9 @@ impl Meaning {
         if is_for_the_endpoint(permission) {
             return !self.namespaces.is_empty();
         }
+        if world.unplaced.contains(permission) {
+            return self.everywhere && caller.tenant().is_none();
+        }
         match asked {
             Asked::Everywhere => self.everywhere && caller.tenant().is_none(),
             Asked::In(namespace) => self.namespaces.contains(namespace) && caller.may_enter(namespace, world),
@@ -201,6 +208,7 @@ impl Caller {
         !self.may_enter_at_all()
             || !is_for_the_endpoint(permission)
                 && match asked {
+                    _ if world.unplaced.contains(permission) => self.tenant().is_some(),
                     Asked::Anywhere => false,
                     Asked::Everywhere => self.tenant().is_some(),
                     Asked::In(namespace) => !self.may_enter(namespace, world),
@@ -257,10 +265,13 @@ fn reached(from: &[String], others: &Others) -> BTreeSet<String> {
 pub(super) fn stood_for(pattern: &str, world: &World) -> Vec<String> {
     let pattern: Vec<&str> = pattern.split(':').collect();
     let mut found = Vec::new();
-    for Named { family, resource, group, verb } in &world.catalogue {
+    for Named { family, resource, group, verb, added } in &world.catalogue {
         let with_group = format!("{resource}.{group}");
         let bare = stands_for(&pattern, &[family, resource, verb]);
-        if bare || !group.is_empty() && stands_for(&pattern, &[family, &with_group, verb]) {
+        // What was added has its group in its name already.
+        let can_have_group = !group.is_empty() && !resource.contains('.');
+        let grouped = can_have_group && stands_for(&pattern, &[family, &with_group, verb]);
+        if bare || grouped || *added && stands_for(&pattern, &[family, "resources", verb]) {
             found.push(format!("{family}:{resource}:{verb}"));
         }
     }

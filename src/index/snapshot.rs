@@ -10,7 +10,7 @@ use kube::ResourceExt;
 use super::admission::Holders;
 use crate::api::{ClusterMcpRole, KeyGeneration, KeyState, McpApiKey, McpRole, McpServer, RoleKind, names};
 use crate::authn::{KeyRecord, Verifier, api_key};
-use crate::authz::{Confinement, Grants, NamespaceLabels, Parent, Role, RoleId, Roles};
+use crate::authz::{Confinement, Grants, NamespaceLabels, Parent, Role, Roles};
 
 /// The objects that a server sees, by name.
 #[derive(Clone, Debug, Default)]
@@ -60,7 +60,8 @@ impl Snapshot {
         // conditions of the server and its keys.
         let admitted = objects.namespaces.get(namespace).is_some_and(admits_servers);
         let keys = objects.keys.values().filter(|key| admitted && is_staying(&***key));
-        let keys = keys.flat_map(|key| generations(key, namespace, server, &roles)).collect();
+        let positions = positions(&roles);
+        let keys = keys.flat_map(|key| generations(key, server, &roles, &positions)).collect();
         Self {
             server: objects.server.clone(),
             keys,
@@ -71,7 +72,7 @@ impl Snapshot {
     }
 
     /// What the holder of a generation of a key holds, if there is one of this id.
-    #[cfg(test)]
+    #[cfg(any(test, feature = "bench"))]
     pub(crate) fn grants_of_key(&self, id: &str) -> Option<Grants> {
         let key = self.keys.get(id)?;
         Some(self.grants(key.held.clone(), key.record.tenant.as_deref()))
@@ -120,20 +121,15 @@ fn roles(objects: &Objects, namespace: &str, server: &str, operator_namespace: &
     local.chain(cluster).filter(|role| role.selects(namespace, server)).map(Arc::new).collect()
 }
 
-fn generations(key: &McpApiKey, namespace: &str, server: &str, roles: &Roles) -> Vec<(String, Key)> {
-    let named: Vec<RoleId> = key
-        .spec
-        .roles
-        .iter()
-        .map(|role| RoleId {
-            kind: role.kind,
-            namespace: match role.kind {
-                RoleKind::McpRole => namespace.to_owned(),
-                RoleKind::ClusterMcpRole => String::new(),
-            },
-            name: role.name.clone(),
-        })
-        .collect();
+/// Positions of roles by what keys call them.
+type Positions<'a> = HashMap<(RoleKind, &'a str), usize>;
+
+/// A key names `McpRole`s of its own namespace, which are the only ones there.
+fn positions(roles: &Roles) -> Positions<'_> {
+    roles.iter().enumerate().map(|(position, role)| ((role.id().kind, &*role.id().name), position)).collect()
+}
+
+fn generations(key: &McpApiKey, server: &str, roles: &Roles, named: &Positions<'_>) -> Vec<(String, Key)> {
     // A network that is not one lets nobody in: the operator says so in the key's condition.
     let Ok(allowed) =
         key.spec.allowed_cidrs.iter().map(|text| text.parse()).collect::<Result<Vec<IpNet>, _>>()
@@ -141,7 +137,8 @@ fn generations(key: &McpApiKey, namespace: &str, server: &str, roles: &Roles) ->
         return Vec::new();
     };
     let mut held = FixedBitSet::with_capacity(roles.len());
-    named.iter().filter_map(|id| roles.position(id)).for_each(|position| held.insert(position));
+    let positions = key.spec.roles.iter().filter_map(|role| named.get(&(role.kind, role.name.as_str())));
+    positions.for_each(|position| held.insert(*position));
     let held = Arc::new(held);
     let Some(status) = key.status.as_ref() else { return Vec::new() };
     // Asked for and not yet carried out: it counts all the same, so that nobody has to wait for the operator.
@@ -159,7 +156,6 @@ fn generations(key: &McpApiKey, namespace: &str, server: &str, roles: &Roles) ->
             opens_server: key.spec.servers.iter().any(|name| name == server),
             allowed: allowed.clone(),
             rate_limit: key.spec.rate_limit,
-            roles: named.clone(),
         })
     };
     let living = status.keys.iter().filter(|generation| generation.state != KeyState::Expired);

@@ -160,7 +160,6 @@ mod tests {
             opens_server: true,
             allowed: vec![],
             rate_limit: limit,
-            roles: vec![],
         };
         let key = || Key { record: record.clone(), held: Arc::default() };
         let mut snapshot = Snapshot::default();

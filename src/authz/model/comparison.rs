@@ -16,6 +16,27 @@ use crate::api::{ClusterMcpRole, ClusterMcpRoleSpec, McpRole, McpRoleSpec, Serve
 
 pub(super) const OPERATOR_NAMESPACE: &str = "portcullis-system";
 
+/// What the tests in processes of their own add to the catalogue.
+pub(super) const EXTENSION: &str = r#"{
+    "extra": [
+        {"group": "example.com", "resource": "widgets", "kind": "Widget", "version": "v1", "scope": "Namespaced",
+         "verbs": ["get", "list", "create"]},
+        {"group": "example.com", "resource": "fleets", "kind": "Fleet", "version": "v1", "scope": "Cluster",
+         "verbs": ["get", "list"]},
+        {"resource": "nodes", "kind": "Node", "version": "v1", "scope": "Cluster", "verbs": ["list"]}
+    ],
+    "secrets": {"read": true}
+}"#;
+/// The permissions of that, without those on Secrets.
+const ADDED: [&str; 6] = [
+    "k8s:widgets.example.com:get",
+    "k8s:widgets.example.com:list",
+    "k8s:widgets.example.com:create",
+    "k8s:fleets.example.com:get",
+    "k8s:fleets.example.com:list",
+    "k8s:nodes:list",
+];
+
 /// A role as the decision has it and as the model has it.
 pub(super) struct Both {
     pub(super) real: Arc<Role>,
@@ -27,20 +48,27 @@ pub(super) type Question = (Permission, String);
 
 /// A world with these namespaces.
 pub(super) fn world(namespaces: impl IntoIterator<Item = (String, Namespace)>) -> World {
+    let mut unplaced = BTreeSet::new();
     let row = |permission: Permission| {
         let entry = permission.entry();
+        let name = permission.to_string();
+        if entry.place == UsedIn::Cluster {
+            unplaced.insert(name.clone());
+        }
         let named = Named {
             family: entry.family.to_owned(),
             resource: entry.resource.to_owned(),
             group: entry.rules.first().map_or("", |rule| rule.group).to_owned(),
             verb: entry.verb.to_owned(),
+            added: ADDED.contains(&name.as_str()),
         };
-        let for_endpoint = is_for_the_endpoint(&permission.to_string());
+        let for_endpoint = is_for_the_endpoint(&name);
         assert_eq!(entry.place == UsedIn::Endpoint, for_endpoint, "{permission}");
         named
     };
     World {
         catalogue: Permission::all().map(row).collect(),
+        unplaced,
         namespaces: namespaces.into_iter().collect(),
         operator_namespace: OPERATOR_NAMESPACE,
     }
@@ -184,18 +212,23 @@ impl<'a> Case<'a> {
                 let grants = |role: &Both| role.meaning.grants(name, asked, self.caller, self.world);
                 assert!(decided.is_some_and(|role| grants(role)), "the role that decided: {}", about());
                 assert!(!permit.rule().is_empty(), "{}", about());
-                let for_endpoint = is_for_the_endpoint(name);
+                let unplaced = self.world.unplaced.contains(name);
+                let nowhere = is_for_the_endpoint(name) || unplaced;
                 for probe in probes {
                     let covered = match asked {
-                        _ if for_endpoint => false,
+                        _ if nowhere => false,
                         Asked::In(namespace) => namespace == *probe,
                         _ => self.expects(name, Asked::In(probe)),
                     };
                     assert_eq!(permit.covers(probe), covered, "in {probe}: {}", about());
                 }
-                let is_wide = !matches!(asked, Asked::In(_)) && !for_endpoint;
-                let is_wide = is_wide && self.expects(name, Asked::Everywhere);
-                assert_eq!((permit.is_cluster_wide(), permit.covers("")), (is_wide, is_wide), "{}", about());
+                let all = !matches!(asked, Asked::In(_)) && !nowhere && self.expects(name, Asked::Everywhere);
+                assert_eq!(
+                    (permit.is_cluster_wide(), permit.covers("")),
+                    (all || unplaced, all),
+                    "{}",
+                    about()
+                );
             }
             Err(denial) => {
                 assert!(!expected, "a denial where the model permits: {}", about());
@@ -205,7 +238,9 @@ impl<'a> Case<'a> {
                 let crossed = self.caller.crosses(name, asked, self.world);
                 assert_eq!(denial.cause.is_tenancy(), crossed, "{denial}: {}", about());
                 if let Cause::OtherTenant { tenant, owner } = &denial.cause {
-                    let expected = denial.namespace.as_deref().and_then(|n| tenant_of(n, self.world));
+                    let unplaced = self.world.unplaced.contains(name);
+                    let namespace = denial.namespace.as_deref().filter(|_| !unplaced);
+                    let expected = namespace.and_then(|name| tenant_of(name, self.world));
                     assert_eq!((Some(tenant.as_str()), owner.as_deref()), (self.caller.tenant(), expected));
                 }
             }
