@@ -43,7 +43,7 @@ impl Policy {
     #[must_use]
     pub fn new(roles: usize, keys: usize, namespaces: usize) -> Self {
         let named = |i: usize| {
-            let name = if i % 2 == 0 { format!("app-{}", i / 2) } else { format!("team-{i}-prod") };
+            let name = if i.is_multiple_of(2) { format!("app-{}", i / 2) } else { format!("team-{i}-prod") };
             (name, BTreeMap::from([("team".to_owned(), (i % 50).to_string())]))
         };
         let mut objects = Objects { namespaces: (0..namespaces).map(named).collect(), ..Objects::default() };
