@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 /// Each module, its layer, and the modules of the same layer that it may import.
 const LAYERS: &[(&str, u8, &[&str])] = &[
     ("api", 1, &[]),
+    ("alone", 1, &[]),
     ("metrics", 1, &[]),
     ("authn", 2, &["authz"]),
     ("authz", 2, &[]),

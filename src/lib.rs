@@ -15,6 +15,8 @@
 
 mod access_review_command;
 mod admin;
+#[cfg(test)]
+mod alone;
 pub mod api;
 #[cfg(test)]
 mod architecture;

@@ -1,12 +1,12 @@
 //! Random roles, worlds and callers, ten million times.
 
-use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::super::extension::Extension;
 use super::super::random::Random;
 use super::comparison::*;
 use super::*;
+use crate::alone::alone;
 
 /// Namespaces of the random questions: near misses of the protected ones among them.
 pub(super) const NAMESPACES: [&str; 14] = [
@@ -241,21 +241,12 @@ fn ten_million_random_decisions_are_those_of_the_model() {
     agree_at_random(1000);
 }
 
-/// Set in the process of a test that extends the catalogue, which can be done once in the life of a process.
-const OWN_PROCESS: &str = "PORTCULLIS_TEST_OF_ITS_OWN";
-
 #[test]
 fn a_million_random_decisions_with_an_extended_catalogue_are_those_of_the_model() {
-    if std::env::var_os(OWN_PROCESS).is_some() {
+    let name = "a_million_random_decisions_with_an_extended_catalogue_are_those_of_the_model";
+    if alone(&format!("authz::model::random::{name}")) {
         Extension::parse(EXTENSION).and_then(Extension::install).expect("valid, and the first");
         assert_eq!(comparison::unlabelled(&[]).unplaced.len(), 3);
-        return agree_at_random(100);
+        agree_at_random(100);
     }
-    let name = "a_million_random_decisions_with_an_extended_catalogue_are_those_of_the_model";
-    let mut command = Command::new(std::env::current_exe().expect("this program"));
-    let path = format!("authz::model::random::{name}");
-    let output = command.args(["--exact", &path]).env(OWN_PROCESS, "1").output().expect("it runs");
-    let text = String::from_utf8_lossy(&output.stdout);
-    let passed = output.status.success() && text.contains("1 passed");
-    assert!(passed, "{text}\n{}", String::from_utf8_lossy(&output.stderr));
 }

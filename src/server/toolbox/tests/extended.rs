@@ -1,15 +1,11 @@
 //! The same with an extended catalogue. It is one for the life of a process, so these run in processes of their own.
 
-use std::process::Command;
-
 use fixedbitset::FixedBitSet;
 
 use super::*;
+use crate::alone::alone;
 use crate::authz::extension::Extension;
 use crate::authz::{Cause, Confinement, Grants, NamespaceLabels, Role, Roles};
-
-/// Set in the process of such a test.
-const OWN_PROCESS: &str = "PORTCULLIS_TEST_OF_ITS_OWN";
 
 const EXTENSION: &str = r#"{
     "extra": [
@@ -21,19 +17,13 @@ const EXTENSION: &str = r#"{
     "secrets": {"read": true}
 }"#;
 
-/// Extends the catalogue of this process if it is one of its own. Else runs the ignored test in one that is.
-fn alone(test: &str) -> bool {
-    if std::env::var_os(OWN_PROCESS).is_some() {
+/// Extends the catalogue of this process if it is one of its own. Else runs the test in one that is.
+fn extended(test: &str) -> bool {
+    let is_alone = alone(&format!("server::toolbox::tests::extended::{test}"));
+    if is_alone {
         Extension::parse(EXTENSION).and_then(Extension::install).expect("valid, and the first");
-        return true;
     }
-    let name = format!("server::toolbox::tests::extended::{test}");
-    let mut command = Command::new(std::env::current_exe().expect("this program"));
-    let output = command.args(["--exact", &name]).env(OWN_PROCESS, "1").output().expect("it runs");
-    let text = String::from_utf8_lossy(&output.stdout);
-    let passed = output.status.success() && text.contains("1 passed");
-    assert!(passed, "{text}\n{}", String::from_utf8_lossy(&output.stderr));
-    false
+    is_alone
 }
 
 fn role(permissions: &[&str], scope: Value) -> Arc<Role> {
@@ -50,7 +40,7 @@ fn names_of(role: &Role) -> Vec<String> {
 
 #[test]
 fn tools_and_calls_stay_in_step_whatever_is_added_to_the_catalogue() {
-    if !alone("tools_and_calls_stay_in_step_whatever_is_added_to_the_catalogue") {
+    if !extended("tools_and_calls_stay_in_step_whatever_is_added_to_the_catalogue") {
         return;
     }
     let (toolbox, mut random) = (Toolbox::new(registry()), Random(0x9E37_79B9_7F4A_7C15));
@@ -72,7 +62,7 @@ fn tools_and_calls_stay_in_step_whatever_is_added_to_the_catalogue() {
 
 #[test]
 fn wildcards_stand_for_what_was_added_and_resources_for_all_of_it_but_secrets() {
-    if !alone("wildcards_stand_for_what_was_added_and_resources_for_all_of_it_but_secrets") {
+    if !extended("wildcards_stand_for_what_was_added_and_resources_for_all_of_it_but_secrets") {
         return;
     }
     let granted = |pattern: &str| names_of(&role(&[pattern], json!({"allNamespaces": true})));
@@ -91,7 +81,7 @@ fn wildcards_stand_for_what_was_added_and_resources_for_all_of_it_but_secrets() 
 
 #[test]
 fn objects_without_a_namespace_are_for_roles_that_count_everywhere_and_for_no_tenant() {
-    if !alone("objects_without_a_namespace_are_for_roles_that_count_everywhere_and_for_no_tenant") {
+    if !extended("objects_without_a_namespace_are_for_roles_that_count_everywhere_and_for_no_tenant") {
         return;
     }
     let list = Permission::named("fleets.example.com", "list").expect("it was added");
