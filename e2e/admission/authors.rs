@@ -25,12 +25,23 @@ fn refused(what: &str, policy: &str, result: Result<(), String>) {
 /// What a policy says when an author lacks a right: the rest of the message is the place.
 const LACKS: &str = "spec.permissions names more than you may do, you do not hold";
 
+/// Gives what `e2e/values.yaml` adds to the catalogue: whoever adds a CRD to it also says who administers its objects.
+/// Of two policies that refuse it is open which one is told.
+async fn grant_added(admin: &kube::Client, namespace: &str, user: &str) {
+    for added in ["widgets.e2e.portcullis.dev", "fleets.e2e.portcullis.dev"] {
+        for verb in ["get", "list"] {
+            grant(admin, namespace, user, &format!("portcullis:catalogue:{added}:{verb}")).await;
+        }
+    }
+}
+
 #[tokio::test]
 async fn who_writes_a_role_must_hold_what_it_names() {
     let admin = cluster::client().await;
     let namespace = cluster::temp_namespace(&admin, "authors").await;
     let ns = namespace.name();
     let role = |permissions: Value| portcullis("McpRole", ns, "role", json!({"permissions": permissions}));
+    grant_added(&admin, ns, "writer").await;
     grant(&admin, ns, "writer", "portcullis:edit").await;
     let writer = acting_as("writer").await;
     let policy = "portcullis-role-author";
@@ -55,12 +66,7 @@ async fn who_writes_a_role_must_hold_what_it_names() {
     refused("one permission more", policy, more);
 
     grant(&admin, ns, "boss", "admin").await;
-    // Whoever adds a CRD to the catalogue also says who administers its objects.
-    for added in ["widgets.e2e.portcullis.dev", "fleets.e2e.portcullis.dev"] {
-        for verb in ["get", "list"] {
-            grant(&admin, ns, "boss", &format!("portcullis:catalogue:{added}:{verb}")).await;
-        }
-    }
+    grant_added(&admin, ns, "boss").await;
     let boss = acting_as("boss").await;
     soon_allowed("everything by an administrator of the namespace", &boss, &role(json!(["k8s:*"]))).await;
     let mut long = vec!["k8s:deployments.apps:restart".to_owned(); 127];
@@ -184,7 +190,9 @@ async fn author_without(admin: &kube::Client, name: &str, owner: &Value, all: &B
     );
     let writing = json!({"apiGroups": ["portcullis.dev"], "resources": ["mcproles", "clustermcproles"],
         "verbs": ["create"]});
-    let rules: Vec<Value> = held.chain([writing]).collect();
+    // What `e2e/values.yaml` adds has policies of its own, and of two that refuse it is open which one is told.
+    let added = json!({"apiGroups": ["e2e.portcullis.dev"], "resources": ["widgets", "fleets"], "verbs": ["get", "list"]});
+    let rules: Vec<Value> = held.chain([writing, added]).collect();
     let role = json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole", "rules": rules,
         "metadata": {"name": name, "ownerReferences": owner}});
     given(admin, &role).await;
