@@ -47,6 +47,7 @@ impl World {
         let tenant = a_tenant_of(namespace.name(), on_roles);
         let victims: Vec<Value> = serde_saphyr::from_multiple(VICTIM).expect("manifests");
         apply(victim.name(), &foreign(&victims));
+        rights_are_given(victim.name(), "ops").await;
         let (client, admin) = (acting_as(&tenant).await, cluster::client().await);
         Self { namespace, victim, tenant, admin, client }
     }
@@ -164,17 +165,26 @@ impl World {
     }
 }
 
+/// Waits until a server of somebody else may list pods, as its role says.
+async fn rights_are_given(namespace: &str, server: &str) {
+    let binding = format!("portcullis:{namespace}:{server}:pods:list");
+    eventually(&format!("{binding} is there"), PATIENCE, async || {
+        cluster::object(namespace, "rolebinding", &binding)
+    })
+    .await;
+}
+
 const VICTIM: &str = r"
 apiVersion: v1
 kind: Secret
 metadata: {name: database}
-stringData: {password: 'Canary-of-the-victim-9KdW2rTq8LmZ4xVb', users: 'canary-user:x', jwks.json: canary}
+stringData: {password: 'Magpie-of-the-victim-9KdW2rTq8LmZ4xVb', users: 'magpie-user:x', jwks.json: magpie}
 ---
 apiVersion: v1
 kind: Secret
 metadata: {name: web}
 type: kubernetes.io/tls
-stringData: {tls.crt: canary-certificate, tls.key: canary-private-key}
+stringData: {tls.crt: magpie-certificate, tls.key: magpie-private-key}
 ---
 apiVersion: portcullis.dev/v1alpha1
 kind: McpServer
@@ -232,9 +242,10 @@ async fn matrix(prefix: &str, table: &str, on_roles: &[&str]) {
     let world = World::of(prefix, on_roles).await;
     let table = Table::parse(&world.fill_names(table));
     world.give(&table.given).await;
+    rights_are_given(world.namespace.name(), "theirs").await;
     let filled = world.fill(&serde_json::to_string(&table.cases).expect("JSON"));
     let cases: Vec<Case> = serde_json::from_str(&filled).expect("cases");
-    let before = Reach::of(&world).await;
+    let before = Reach::settled(&world).await;
     let mut wrong: Vec<String> =
         join_all(cases.iter().map(|case| world.run(case))).await.into_iter().flatten().collect();
     // What an object does to the others shows at the second look.

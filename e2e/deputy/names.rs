@@ -21,7 +21,7 @@ fn children(server: &str, namespace: &str) -> Vec<(&'static str, Value)> {
         rest
     };
     let secret = |end: &str| {
-        let data = json!({"tls.crt": "canary", "tls.key": "canary", "keys.json": "canary", "imported.json": "canary"});
+        let data = json!({"tls.crt": "magpie", "tls.key": "magpie", "keys.json": "magpie", "imported.json": "magpie"});
         object("v1", "Secret", &format!("{workload}-{end}"), json!({"stringData": data}))
     };
     let labels = json!({"app": "theirs"});
@@ -125,7 +125,7 @@ async fn what_others_have_under_the_name_of_a_child_stays_as_it_is_and_nothing_i
             servers.push(json!({"kind": "McpServer", "metadata": {"name": server}, "spec": spec}));
         }
         let mut object = json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": format!("key-{look}-mcp-key")},
-            "stringData": {"api-key": "canary"}});
+            "stringData": {"api-key": "magpie"}});
         disguise(&mut object, look, &owner);
         foreign.push(object);
         servers.push(json!({"kind": "McpApiKey", "metadata": {"name": format!("key-{look}")},
@@ -133,7 +133,7 @@ async fn what_others_have_under_the_name_of_a_child_stays_as_it_is_and_nothing_i
     }
     foreign.push(certificate());
     world.give(&foreign).await;
-    let before = Reach::of(&world).await;
+    let before = Reach::settled(&world).await;
     let mut wrong = Vec::new();
     for object in &servers {
         world.create(object).await.expect("the tenant may write it");
@@ -179,7 +179,7 @@ fn nothing_is_bound_for(world: &World, accounts: &[&str]) {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_name_that_is_made_again_inherits_nothing() {
     let world = World::new("deputy-again").await;
-    let before = Reach::of(&world).await;
+    let before = Reach::settled(&world).await;
     let ways = [
         ("orphan", Again::Orphan),
         ("background", Again::Background),
@@ -245,8 +245,8 @@ async fn a_name_that_is_made_again_inherits_nothing() {
     wrong.extend(before.compare(&Reach::of(&world).await));
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
     nothing_is_bound_for(&world, &["orphan-mcp"]);
-    // The operator could not clean up by itself: bindings to a name that it does not own are swept later.
-    eventually("nothing is bound for what the server before left", PATIENCE * 3, async || {
+    // Without its finalizer the operator may not have seen the first server go: the second takes away what it left.
+    eventually("nothing is bound for what the server before left", PATIENCE, async || {
         let bindings = cluster::objects(&["rolebindings,clusterrolebindings", "-A"]);
         let of = format!("portcullis:{}:finalizer:", world.namespace.name());
         bindings

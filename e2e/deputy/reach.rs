@@ -17,8 +17,8 @@ use crate::rights::allowed;
 
 /// Mark of what others have made; nothing that the tenant does may change it.
 pub(super) const FOREIGN: &str = "e2e/foreign";
-/// Part of everything that others keep secret.
-const CANARY: &str = "canary";
+/// Part of everything that others keep secret. No other test uses the word: the log of the operator tells of all of them.
+const MARK: &str = "magpie";
 /// Kinds in which something of others could turn up.
 const KINDS: &str = "secrets,configmaps,services,serviceaccounts,deployments,networkpolicies,poddisruptionbudgets,\
     roles,rolebindings,mcpservers,mcproles,mcpapikeys";
@@ -44,6 +44,9 @@ const CLUSTER_BASELINE: [&str; 5] = [
     "watch /namespaces",
     "create authentication.k8s.io/tokenreviews",
 ];
+
+/// Looks until what others have made must be in force.
+const LOOKS: usize = 20;
 
 /// Who, and in which namespace.
 type Place = (String, String);
@@ -97,6 +100,19 @@ impl Reach {
         reach
     }
 
+    /// What can be reached once everything that others have made is in force: two looks find the same.
+    pub(super) async fn settled(world: &World) -> Self {
+        let mut last = Self::of(world).await;
+        for _ in 0..LOOKS {
+            let now = Self::of(world).await;
+            if last.compare(&now).is_empty() {
+                return now;
+            }
+            last = now;
+        }
+        panic!("what can be reached changes without anybody doing anything");
+    }
+
     fn look_at(&mut self, object: &Value) {
         let kind = object["kind"].as_str().expect("an object has a kind");
         let place = format!("{kind} {}/{}", object["metadata"]["namespace"], name(object));
@@ -122,7 +138,7 @@ impl Reach {
 
     fn search(&mut self, place: &str, text: &str) {
         let lower = text.to_ascii_lowercase();
-        if let Some(at) = lower.find(CANARY) {
+        if let Some(at) = lower.find(MARK) {
             let around: String = lower[at.saturating_sub(120)..].chars().take(240).collect();
             self.leaks.insert(format!("{place}: {around}"));
         }
