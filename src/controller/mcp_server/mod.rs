@@ -110,7 +110,7 @@ pub(super) async fn reconcile(
         let result = run(&context, server, &mut seen).await;
         if result.is_err() {
             // Whatever else fails, a right that no role grants any more is taken away.
-            rights::narrow(&context, &namespace, &server.name_any()).await?;
+            rights::narrow(&context, &namespace, &server.name_any(), seen.account_is_foreign).await?;
         }
         result
     } else {
@@ -137,6 +137,7 @@ async fn run(context: &Arc<Context>, server: &McpServer, seen: &mut Seen) -> Res
     let children = namespaces::enter(context, &namespace).await?;
     let observed = observe::observe(context, server, children).await?;
     seen.deployment.clone_from(&observed.deployment);
+    seen.account_is_foreign = observed.account_is_foreign(server);
 
     let is_namespace = |name: &str| find(&context.cluster.namespaces, "", name).is_some();
     let valid = validate::validate(server, &observed.referred, is_namespace).map_err(Problem::Invalid)?;
@@ -201,7 +202,7 @@ async fn unreadable(
     error: &str,
 ) -> Result<Outcome, Transient> {
     let (namespace, name) = (object.namespace().unwrap_or_default(), object.name_any());
-    let narrowed = rights::narrow(context, &namespace, &name).await;
+    let narrowed = rights::narrow(context, &namespace, &name, false).await;
     let (meta, now) = (object.meta(), Timestamp::now());
     let condition = |type_: &str| {
         Finding::no(REASON_INVALID, format!("the object cannot be read: {error}")).into_condition(

@@ -32,6 +32,16 @@ pub(super) struct Observed {
     pub(super) referred: Referred,
 }
 
+impl Observed {
+    /// Whether the `ServiceAccount` that the server's pods would run as is there and belongs to somebody else.
+    pub(super) fn account_is_foreign(&self, server: &McpServer) -> bool {
+        let (namespace, name) = (server.namespace().unwrap_or_default(), names::workload(&server.name_any()));
+        find(&self.children.service_accounts, &namespace, &name).is_some_and(|account| {
+            !account.owner_references().iter().any(|owner| Some(&owner.uid) == server.uid().as_ref())
+        })
+    }
+}
+
 /// Looks at what there is.
 ///
 /// # Errors

@@ -52,13 +52,23 @@ pub(super) fn roles(context: &Context, namespace: &str, server: &str) -> Vec<Rol
     roles
 }
 
-/// Takes away what no role grants any more, and gives nothing.
+/// Takes away what no role grants any more, and gives nothing. An account of somebody else keeps nothing: a server that
+/// had the name before may have left bindings to it.
 ///
 /// # Errors
 /// [`Transient`] names the binding at fault.
-pub(super) async fn narrow(context: &Context, namespace: &str, server: &str) -> Result<(), Transient> {
-    let roles = roles(context, namespace, server);
-    let wanted = bindings(namespace, server, &roles, &context.cluster.namespace_names());
+pub(super) async fn narrow(
+    context: &Context,
+    namespace: &str,
+    server: &str,
+    account_is_foreign: bool,
+) -> Result<(), Transient> {
+    let wanted = if account_is_foreign {
+        Vec::new()
+    } else {
+        let roles = roles(context, namespace, server);
+        bindings(namespace, server, &roles, &context.cluster.namespace_names())
+    };
     prune(context, namespace, Some(server), &wanted).await.map_err(transient)
 }
 

@@ -20,6 +20,8 @@ pub(super) struct Seen {
     pub(super) is_valid: bool,
     /// What works and should still be thought over, in words.
     pub(super) warnings: Vec<String>,
+    /// Whether somebody else has the `ServiceAccount` that the pods would run as.
+    pub(super) account_is_foreign: bool,
     /// The Deployment as it is.
     pub(super) deployment: Option<Deployment>,
     /// The certificate in use.
