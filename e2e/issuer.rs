@@ -79,6 +79,36 @@ impl Issuer {
         answer(&mut self.output)
     }
 
+    /// Manifests of the server `ops` in a namespace that trusts the issuer for this resource, with `more` of what it says of
+    /// the issuer.
+    pub(crate) fn server(&self, resource: &str, more: &str) -> impl Fn(&str) -> String + use<> {
+        let (url, resource, more) = (self.url.clone(), resource.to_owned(), more.to_owned());
+        let ca = self.ca.replace('\n', "\n    ");
+        move |namespace| {
+            format!(
+                r"
+apiVersion: portcullis.dev/v1alpha1
+kind: McpServer
+metadata: {{name: ops, namespace: {namespace}}}
+spec:
+  authentication:
+    resource: {resource}
+    jwt:
+    - issuer: {url}
+      ca: {{kind: ConfigMap, name: issuer-ca, key: ca.crt}}
+      allowPrivateAddresses: true
+      {more}
+---
+apiVersion: v1
+kind: ConfigMap
+metadata: {{name: issuer-ca, namespace: {namespace}}}
+data:
+  ca.crt: |
+    {ca}"
+            )
+        }
+    }
+
     /// A new key signs from now on; the old ones stay in the key set.
     pub(crate) fn rotate(&mut self) {
         assert!(self.command("rotate")["kid"].is_string());

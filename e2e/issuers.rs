@@ -18,29 +18,10 @@ use crate::wire::Wire;
 async fn start(algorithm: &str, more: &str) -> (Local, Issuer) {
     let resource = format!("https://mcp.example.test/{algorithm}/mcp");
     let issuer = Issuer::start(algorithm, &resource);
-    let ca = issuer.ca.replace('\n', "\n    ");
-    let (url, more) = (issuer.url.clone(), more.to_owned());
+    let (url, server) = (issuer.url.clone(), issuer.server(&resource, more));
     let local = Local::start("issuer", move |namespace| {
         format!(
-            r"
-apiVersion: portcullis.dev/v1alpha1
-kind: McpServer
-metadata: {{name: ops, namespace: {namespace}}}
-spec:
-  authentication:
-    resource: {resource}
-    jwt:
-    - issuer: {url}
-      ca: {{kind: ConfigMap, name: issuer-ca, key: ca.crt}}
-      allowPrivateAddresses: true
-      {more}
----
-apiVersion: v1
-kind: ConfigMap
-metadata: {{name: issuer-ca, namespace: {namespace}}}
-data:
-  ca.crt: |
-    {ca}
+            r"{}
 ---
 apiVersion: portcullis.dev/v1alpha1
 kind: McpRole
@@ -67,7 +48,8 @@ apiVersion: portcullis.dev/v1alpha1
 kind: McpApiKey
 metadata: {{name: me, namespace: {namespace}}}
 spec: {{identity: me, servers: [ops], roles: [{{name: robot}}]}}
-"
+",
+            server(namespace)
         )
     })
     .await;

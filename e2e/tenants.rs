@@ -13,28 +13,11 @@ use crate::local::Local;
 async fn start() -> (Local, Issuer) {
     let resource = "https://mcp.example.test/tenants/mcp";
     let issuer = Issuer::start("ES256", resource);
-    let (ca, url) = (issuer.ca.replace('\n', "\n    "), issuer.url.clone());
+    let url = issuer.url.clone();
+    let server = issuer.server(resource, "claims: {tenant: organization}");
     let policy = move |namespace: &str| {
         format!(
-            r"
-apiVersion: portcullis.dev/v1alpha1
-kind: McpServer
-metadata: {{name: ops, namespace: {namespace}}}
-spec:
-  authentication:
-    resource: {resource}
-    jwt:
-    - issuer: {url}
-      ca: {{kind: ConfigMap, name: issuer-ca, key: ca.crt}}
-      allowPrivateAddresses: true
-      claims: {{tenant: organization}}
----
-apiVersion: v1
-kind: ConfigMap
-metadata: {{name: issuer-ca, namespace: {namespace}}}
-data:
-  ca.crt: |
-    {ca}
+            r"{}
 ---
 apiVersion: portcullis.dev/v1alpha1
 kind: ClusterMcpRole
@@ -54,7 +37,8 @@ apiVersion: portcullis.dev/v1alpha1
 kind: McpApiKey
 metadata: {{name: blue, namespace: {namespace}}}
 spec: {{identity: blue-bot, tenant: {namespace}-blue, servers: [ops], roles: [{{kind: ClusterMcpRole, name: everything}}]}}
-"
+",
+            server(namespace)
         )
     };
     (Local::start("tenants", policy).await, issuer)

@@ -12,6 +12,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use aws_lc_rs::digest::{Context, SHA256};
+use data_encoding::{HEXLOWER, HEXLOWER_PERMISSIVE};
 use rusqlite::{Connection, OpenFlags, Transaction, TransactionBehavior};
 
 use super::event::Event;
@@ -71,7 +72,7 @@ impl Link {
 
     /// The digest as it stands in log lines.
     pub(super) fn digest_text(&self) -> String {
-        self.digest.iter().fold(String::with_capacity(64), |text, byte| text + &format!("{byte:02x}"))
+        HEXLOWER.encode(&self.digest)
     }
 }
 
@@ -87,13 +88,9 @@ impl FromStr for Link {
 
     fn from_str(text: &str) -> Result<Self, ParseLink> {
         let (sequence, hexadecimal) = text.split_once(':').ok_or(ParseLink)?;
-        let plain = hexadecimal.len() == 64 && hexadecimal.bytes().all(|byte| byte.is_ascii_hexdigit());
-        let mut digest = [0; 32];
-        for (i, byte) in digest.iter_mut().enumerate().filter(|_| plain) {
-            *byte = u8::from_str_radix(&hexadecimal[2 * i..2 * i + 2], 16).map_err(|_| ParseLink)?;
-        }
-        let sequence = sequence.parse().map_err(|_| ParseLink)?;
-        if plain { Ok(Self { sequence, digest }) } else { Err(ParseLink) }
+        let digest = HEXLOWER_PERMISSIVE.decode(hexadecimal.as_bytes()).map_err(|_| ParseLink)?;
+        let digest = digest.try_into().map_err(|_| ParseLink)?;
+        Ok(Self { sequence: sequence.parse().map_err(|_| ParseLink)?, digest })
     }
 }
 

@@ -21,6 +21,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use aws_lc_rs::digest;
+use data_encoding::HEXLOWER;
 use jiff::Timestamp;
 use rustls::pki_types::CertificateDer;
 use secrecy::{ExposeSecret, SecretString};
@@ -294,7 +295,7 @@ impl Authenticator {
 /// The first hexadecimal digits of the SHA-256.
 fn hex_digest(bytes: &[u8], digits: usize) -> String {
     let digest = digest::digest(&digest::SHA256, bytes);
-    let mut text: String = digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
+    let mut text = HEXLOWER.encode(digest.as_ref());
     text.truncate(digits);
     text
 }

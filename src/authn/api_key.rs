@@ -12,6 +12,7 @@
 use std::fmt;
 
 use aws_lc_rs::digest;
+use data_encoding::{HEXLOWER, HEXLOWER_PERMISSIVE};
 
 const PREFIX: &str = "pcl_";
 const ID_LENGTH: usize = 16;
@@ -97,20 +98,13 @@ impl fmt::Debug for ApiKey {
 
 /// Writes a digest as it stands in a key's status.
 pub(crate) fn format_digest(digest: &[u8; 32]) -> String {
-    digest.iter().fold("sha256:".to_owned(), |text, byte| text + &format!("{byte:02x}"))
+    format!("sha256:{}", HEXLOWER.encode(digest))
 }
 
 /// Reads a digest as it stands in a key's status.
 pub(crate) fn parse_digest(text: &str) -> Option<[u8; 32]> {
-    let hex = text.strip_prefix("sha256:")?;
-    if hex.len() != 64 || !hex.bytes().all(|byte| byte.is_ascii_hexdigit()) {
-        return None;
-    }
-    let mut digest = [0; 32];
-    for (i, byte) in digest.iter_mut().enumerate() {
-        *byte = u8::from_str_radix(&hex[2 * i..2 * i + 2], 16).ok()?;
-    }
-    Some(digest)
+    let digits = text.strip_prefix("sha256:")?;
+    HEXLOWER_PERMISSIVE.decode(digits.as_bytes()).ok()?.try_into().ok()
 }
 
 /// Crockford's base 32 of 80 bits.

@@ -4,6 +4,7 @@
 //! asked for, neither does one that names none or several.
 
 use aws_lc_rs::digest;
+use data_encoding::HEXLOWER;
 use jiff::Timestamp;
 use x509_parser::certificate::X509Certificate;
 use x509_parser::extensions::GeneralName;
@@ -47,7 +48,7 @@ pub(crate) fn identify(
 /// The id of a certificate: the first half of its SHA-256 in hexadecimal digits.
 pub(crate) fn fingerprint(der: &[u8]) -> String {
     let digest = digest::digest(&digest::SHA256, der);
-    digest.as_ref()[..16].iter().map(|byte| format!("{byte:02x}")).collect()
+    HEXLOWER.encode(&digest.as_ref()[..16])
 }
 
 fn common_name(certificate: &X509Certificate<'_>) -> Result<String, Reason> {

@@ -9,6 +9,7 @@ use std::fmt;
 use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair};
 use base64::Engine;
 use base64::prelude::{BASE64_STANDARD, BASE64_URL_SAFE_NO_PAD};
+use data_encoding::HEXLOWER;
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -102,7 +103,7 @@ impl SigningKey {
         let pair = Ed25519KeyPair::generate().map_err(|_| GenerateSigningKey)?;
         let document = pair.to_pkcs8().map_err(|_| GenerateSigningKey)?;
         Ok(Self {
-            kid: hex(&kid),
+            kid: HEXLOWER.encode(&kid),
             private_key: BASE64_STANDARD.encode(document.as_ref()),
             public_key: BASE64_URL_SAFE_NO_PAD.encode(pair.public_key().as_ref()),
             created_at: now,
@@ -244,7 +245,7 @@ impl OwnTokens {
         let start = now.as_second();
         let mut claims = json!({
             "iss": resource, "aud": resource, "sub": identity.subject, "exp": start + lifetime, "nbf": start,
-            "iat": start, "jti": hex(&jti), "pcl": made_for,
+            "iat": start, "jti": HEXLOWER.encode(&jti), "pcl": made_for,
         });
         if let Some(scopes) = scopes {
             claims["scope"] = scopes.join(" ").into();
@@ -346,10 +347,6 @@ fn narrow(held: Option<&[String]>, asked: Option<Vec<String>>) -> Result<Option<
     let Some(asked) = asked else { return Ok(held.map(<[String]>::to_vec)) };
     let granted = |scope: &String| is_scope(scope) && held.is_none_or(|held| held.contains(scope));
     if asked.iter().all(granted) { Ok(Some(asked)) } else { Err(MintToken::Scope) }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[cfg(test)]

@@ -85,3 +85,33 @@ impl Anchored {
         self.globs.entry(text).or_default().push(glob);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::ClusterMcpRoleSpec;
+    use crate::authz::NamespaceLabels;
+    use crate::authz::scope::Scope;
+
+    #[test]
+    fn a_glob_is_found_by_what_it_begins_with_or_else_ends_with_and_is_not_looked_at_otherwise() {
+        let spec = ClusterMcpRoleSpec {
+            namespaces: ["team-*", "a*z", "*-dev", "*x*", "*"].map(str::to_owned).into(),
+            ..ClusterMcpRoleSpec::default()
+        };
+        let scope = Scope::of(&spec, "portcullis-system", &NamespaceLabels::new()).expect("valid");
+        let mut globs = Globs::default();
+        for pattern in scope.globs() {
+            globs.add(Glob { pattern: pattern.clone(), roles: FixedBitSet::new() });
+        }
+        let keys = |anchored: &Anchored| {
+            let mut keys: Vec<String> = anchored.globs.keys().cloned().collect();
+            keys.sort_unstable();
+            keys
+        };
+        assert_eq!(keys(&globs.beginning), ["a", "team-"]);
+        assert_eq!(keys(&globs.ending), ["-dev"]);
+        let floating: Vec<&str> = globs.floating.iter().map(|glob| glob.pattern.text()).collect();
+        assert_eq!(floating, ["*x*", "*"]);
+    }
+}

@@ -277,3 +277,53 @@ fn first_of_all(sets: [&FixedBitSet; 3]) -> Option<usize> {
     let (index, word) = words.find(|(_, word)| *word != 0)?;
     Some(index * usize::BITS as usize + word.trailing_zeros() as usize)
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::api::McpRole;
+
+    /// Roles `r000`, `r001` and so on of the namespace `agents`; the last of them lists pods, the others services.
+    fn roles(count: usize) -> Roles {
+        let role = |number: usize| {
+            let permission = if number + 1 == count { "k8s:pods:list" } else { "k8s:services:list" };
+            let role: McpRole = serde_json::from_value(json!({
+                "apiVersion": "portcullis.dev/v1alpha1", "kind": "McpRole",
+                "metadata": {"name": format!("r{number:03}"), "namespace": "agents"},
+                "spec": {"permissions": [permission]},
+            }))
+            .expect("a role");
+            Arc::new(Role::from_role(&role, &|_| None).expect("valid"))
+        };
+        Roles::compile((0..count).rev().map(role).collect(), &NamespaceLabels::new())
+    }
+
+    #[test]
+    fn the_role_that_decides_is_found_however_many_stand_before_it() {
+        for count in [1, 63, 64, 65, 128, 129, 200] {
+            let roles = Arc::new(roles(count));
+            let mut held = FixedBitSet::with_capacity(count);
+            held.insert_range(..);
+            let all = Grants::new(roles.clone(), Arc::new(held.clone()), Confinement::None);
+            let found = all.inside(Permission::of("pods", "list"), "agents").expect("granted");
+            assert_eq!(found.id().name, format!("r{:03}", count - 1));
+            held.set(count - 1, false);
+            let fewer = Grants::new(roles, held.into(), Confinement::None);
+            assert!(fewer.inside(Permission::of("pods", "list"), "agents").is_none());
+        }
+    }
+
+    #[test]
+    fn what_somebody_holds_is_told_in_the_order_of_names() {
+        let roles = Arc::new(roles(3));
+        let names = |roles: &mut dyn Iterator<Item = &Arc<Role>>| -> Vec<String> {
+            roles.map(|role| role.id().name.clone()).collect()
+        };
+        assert_eq!(names(&mut roles.iter()), ["r000", "r001", "r002"]);
+        let held: FixedBitSet = [0, 2].into_iter().collect();
+        let grants = Grants::new(roles, held.into(), Confinement::None);
+        assert_eq!((names(&mut grants.roles()), grants.count()), (vec!["r000".into(), "r002".into()], 2));
+    }
+}

@@ -116,6 +116,43 @@ fn all_namespaces_must_be_said_and_then_means_all() {
 }
 
 #[test]
+fn a_permit_tells_the_pattern_that_decided_and_whose_it_is() {
+    let rule = |role| authorize(&[role], LIST, Target::Namespace("agents")).expect("granted").rule();
+    assert_eq!(rule(role(&["k8s:services:list", "k8s:pods:*"])), "k8s:pods:*");
+    let heir: McpRole = serde_json::from_value(json!({
+        "apiVersion": "portcullis.dev/v1alpha1", "kind": "McpRole",
+        "metadata": {"name": "heir", "namespace": "agents"}, "spec": {"inherits": ["viewer"]},
+    }))
+    .expect("a role");
+    let parent = |_: &str| {
+        Some(inheritance::Parent { permissions: vec!["k8s:pods:list".to_owned()], inherits: Vec::new() })
+    };
+    let heir = Arc::new(Role::from_role(&heir, &parent).expect("valid"));
+    assert_eq!(rule(heir), "k8s:pods:list inherited from viewer");
+}
+
+#[test]
+fn a_denial_tells_what_was_asked_for_where_and_what_was_against_it() {
+    let told = |namespace: Option<&str>, cause| {
+        let namespace = namespace.map(str::to_owned);
+        Denial { permission: LIST, namespace, roles: 2, cause }.to_string()
+    };
+    assert_eq!(told(Some("a"), Cause::NoRole), "none of 2 roles grants k8s:pods:list in namespace \"a\"");
+    assert_eq!(told(Some(""), Cause::NoRole), "none of 2 roles grants k8s:pods:list in every namespace");
+    assert_eq!(told(None, Cause::NoRole), "none of 2 roles grants k8s:pods:list anywhere");
+    let other = |owner: Option<&str>| Cause::OtherTenant {
+        tenant: "red".to_owned(),
+        owner: owner.map(str::to_owned),
+    };
+    assert_eq!(
+        told(Some("a"), other(Some("blue"))),
+        "the caller belongs to tenant \"red\" and asked for k8s:pods:list in namespace \"a\", of tenant \"blue\""
+    );
+    assert!(told(Some("a"), other(None)).ends_with("in namespace \"a\", of no tenant"));
+    assert_eq!(told(None, Cause::NoTenant), "the caller belongs to no tenant and asked for k8s:pods:list");
+}
+
+#[test]
 fn an_invalid_role_names_the_field_at_fault() {
     let error = |spec| cluster_role(spec).expect_err("invalid").to_string();
     let servers = json!([{"namespace": "agents", "name": "ops"}]);

@@ -3,6 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use aws_lc_rs::digest;
+use data_encoding::HEXLOWER;
 use jiff::{SignedDuration, Timestamp};
 use rcgen::{KeyPair, PublicKeyData};
 use x509_parser::extensions::{GeneralName, ParsedExtension};
@@ -56,7 +57,7 @@ pub(crate) fn read_leaf(certificate_pem: &[u8], key_pem: &[u8]) -> Option<Leaf> 
         not_after: timestamp(certificate.validity().not_after.timestamp()),
         names,
         authority_key_id: authority_key_id(&certificate).unwrap_or_default(),
-        fingerprint: fingerprint.as_ref().iter().map(|byte| format!("{byte:02x}")).collect(),
+        fingerprint: HEXLOWER.encode(fingerprint.as_ref()),
     })
 }
 

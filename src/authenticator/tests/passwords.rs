@@ -3,6 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Instant;
 
+use data_encoding::HEXLOWER;
 use secrecy::SecretString;
 use serde_json::json;
 
@@ -145,7 +146,7 @@ async fn an_imported_key_counts_when_its_object_and_its_hash_belong_together() {
     let mut keys = ImportedKeys::new([5; 32]);
     let id = "imp0123456789abc".to_owned();
     let added = keys.add(id.clone(), "old", text, [9; 16]).expect("added");
-    let hex: String = added.fingerprint().iter().map(|byte| format!("{byte:02x}")).collect();
+    let hex = HEXLOWER.encode(&added.fingerprint());
     let json = serde_json::to_vec(&keys).expect("JSON");
     let entries = Entries::from([(secret("ops-mcp-imported", "imported.json"), json.into())]);
     let fixture = follow(&json!({}), entries.clone(), times());

@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use aws_lc_rs::digest;
+use data_encoding::HEXLOWER;
 use k8s_openapi::api::apps::v1::Deployment;
 use kube::ResourceExt;
 use serde_json::{Value, json};
@@ -219,7 +220,7 @@ fn server_info(discovered: &Value, tools: &[Value]) -> ServerInfo {
         })
         .collect();
     shapes.sort();
-    let hex: String = sha256(shapes.join("\n").as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect();
+    let hex = HEXLOWER.encode(&sha256(shapes.join("\n").as_bytes()));
     ServerInfo {
         version: short(info["version"].as_str().unwrap_or_default()),
         protocol_versions: versions

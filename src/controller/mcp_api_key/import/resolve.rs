@@ -4,6 +4,8 @@
 //! A text has one entry in each server's file. Entries stay as long as the status knows their generation: that is how
 //! a text which was revoked is known again.
 
+use data_encoding::HEXLOWER;
+
 use crate::api::{KeyGeneration, KeyState};
 use crate::authn::imported::{self, AddImportedKey, ImportedKey, ImportedKeys};
 
@@ -36,7 +38,7 @@ pub(super) enum Resolved {
 
 /// How a digest of an imported key stands in a status.
 pub(super) fn format_digest(fingerprint: &[u8; 32]) -> String {
-    fingerprint.iter().fold("argon2id:".to_owned(), |text, byte| text + &format!("{byte:02x}"))
+    format!("argon2id:{}", HEXLOWER.encode(fingerprint))
 }
 
 /// Finds out what a text is to the key `name`, and brings the files of its servers in line: each has one entry for the
