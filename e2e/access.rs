@@ -6,7 +6,8 @@ use serde_json::{Value, json};
 
 use crate::cluster::{eventually, kubectl, object, objects};
 use crate::mcp_client::Client;
-use crate::server::Endpoint;
+use crate::server::{Endpoint, Wishes, key};
+use crate::wire::Wire;
 
 fn replicas(endpoint: &Endpoint, deployment: &str) -> i64 {
     let deployment = object(endpoint.namespace(), "deployment", deployment).expect("the Deployment");
@@ -109,4 +110,84 @@ async fn a_role_edited_with_kubectl_takes_effect() {
         client.call(&endpoint, &endpoint.viewer, "deployments_scale", &scale).err()
     })
     .await;
+}
+
+/// Each way to change something that has not a test of its own, with the permission that it needs.
+const CHANGES: [(&str, &str); 3] = [
+    ("k8s:pods:restart", "pods_restart"),
+    ("k8s:pods:delete", "pods_delete"),
+    ("k8s:deployments:restart", "deployments_restart"),
+];
+
+const ONE: &str = r"
+apiVersion: portcullis.dev/v1alpha1
+kind: McpRole
+metadata: {name: one}
+spec: {permissions: ['k8s:pods:restart']}
+---
+apiVersion: portcullis.dev/v1alpha1
+kind: McpApiKey
+metadata: {name: one}
+spec: {identity: one, servers: [ops], roles: [{kind: McpRole, name: one}]}
+";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_permission_to_change_something_suffices_for_its_tool_and_opens_no_other() {
+    let endpoint = Endpoint::start_with("one", Wishes { manifests: ONE, ..Wishes::default() }).await;
+    endpoint.workload("web", 1).await;
+    let namespace = endpoint.namespace().to_owned();
+    // What the server's account may do comes from no other role then.
+    kubectl(&["delete", "-n", &namespace, "mcprole", "admin", "viewer"]);
+    let (one, wire) = (key(&namespace, "one").await, Wire::new(&endpoint));
+    for (permission, tool) in CHANGES {
+        let patch = json!({"spec": {"permissions": [permission]}}).to_string();
+        kubectl(&["patch", "-n", &namespace, "mcprole", "one", "--type=merge", "-p", &patch]);
+        let tools = eventually(&format!("{tool} is listed"), Duration::from_secs(20), async || {
+            let listed = wire.call_raw(&one, "tools/list", json!({})).await.ok()?;
+            let tools: Vec<String> = listed["tools"]
+                .as_array()?
+                .iter()
+                .filter_map(|found| Some(found["name"].as_str()?.to_owned()))
+                .collect();
+            tools.contains(&tool.to_owned()).then_some(tools)
+        })
+        .await;
+        assert_eq!(tools, [tool], "{permission}");
+        let (pod, before) = running_pod(&namespace).await;
+        let name = if tool.starts_with("pods") { pod.as_str() } else { "web" };
+        for (_, other) in CHANGES.iter().filter(|(_, other)| *other != tool) {
+            let refused = wire.tool(&one, other, json!({"namespace": namespace, "name": name})).await;
+            assert!(refused.is_err(), "{permission} opens {other}: {refused:?}");
+        }
+        // The binding may follow the role a little later than the endpoint does.
+        eventually(&format!("{tool} is carried out"), Duration::from_secs(20), async || {
+            let answer = wire.tool(&one, tool, json!({"namespace": namespace, "name": name})).await.ok()?;
+            (answer["isError"] != true).then_some(())
+        })
+        .await;
+        eventually("another Pod runs", Duration::from_secs(60), async || {
+            let (_, now) = running_pod(&namespace).await;
+            (now != before).then_some(())
+        })
+        .await;
+    }
+    let events = endpoint.audit(&[]);
+    for (_, tool) in CHANGES {
+        assert!(recorded(&events, "one", tool, "success"), "{tool}");
+        assert!(recorded(&events, "one", tool, "denied"), "{tool}");
+    }
+}
+
+/// Name and uid of the one Pod of the workload that runs and is not going away.
+async fn running_pod(namespace: &str) -> (String, String) {
+    eventually("one Pod runs", Duration::from_secs(60), async || {
+        let pods = objects(&["pods", "-n", namespace, "-l", "app=web"]);
+        let text = |pod: &Value, field: &str| pod["metadata"][field].as_str().map(str::to_owned);
+        match pods.iter().filter(|pod| pod["metadata"]["deletionTimestamp"].is_null()).collect::<Vec<_>>()[..]
+        {
+            [pod] if pod["status"]["phase"] == "Running" => Some((text(pod, "name")?, text(pod, "uid")?)),
+            _ => None,
+        }
+    })
+    .await
 }
