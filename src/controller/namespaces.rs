@@ -25,7 +25,7 @@ use tokio::sync::{Mutex, RwLock, RwLockReadGuard, mpsc};
 use tokio_util::sync::CancellationToken;
 
 use crate::api::names;
-use crate::index::snapshot::admits_cluster_roles;
+use crate::index::snapshot::{admits_cluster_roles, admits_servers};
 use crate::k8s::apply::text;
 use crate::k8s::watch::{Guarded, Mirror, find, follow};
 
@@ -92,13 +92,6 @@ impl Default for Namespaces {
         let (start, started) = mpsc::channel(1);
         Self { rooms: std::sync::Mutex::default(), start, started: Mutex::new(started) }
     }
-}
-
-/// Whether an administrator let servers into a namespace with these labels.
-pub(super) fn is_opted_in(labels: &BTreeMap<String, String>) -> bool {
-    labels
-        .get(names::NAMESPACE_LABEL)
-        .is_some_and(|value| value == names::NAMESPACE_LOCAL || value == names::NAMESPACE_CLUSTER)
 }
 
 /// What to tell the owner of an object in a namespace that is not opted in.
@@ -312,7 +305,7 @@ pub(super) async fn reconcile(
     let lives = object.meta().deletion_timestamp.is_none();
     let find_own = |own: &Own| find(&context.cluster.role_bindings, &namespace, own.binding);
     let api = Api::<RoleBinding>::namespaced(context.client.clone(), &namespace);
-    if lives && is_opted_in(object.labels()) && holds_objects(&context, &namespace) {
+    if lives && admits_servers(object.labels()) && holds_objects(&context, &namespace) {
         let _working = room.work().await;
         enter(&context, &namespace).await?;
         if let Some(reach) = find_own(&REACH)
@@ -394,15 +387,6 @@ where
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn only_the_two_values_of_the_label_let_servers_in() {
-        let labelled = |value: &str| {
-            is_opted_in(&BTreeMap::from([(names::NAMESPACE_LABEL.to_owned(), value.to_owned())]))
-        };
-        assert!(labelled("local") && labelled("cluster"));
-        assert!(!labelled("") && !labelled("true") && !is_opted_in(&BTreeMap::new()));
-    }
 
     #[test]
     fn the_message_has_the_command_that_lets_servers_in() {

@@ -322,4 +322,13 @@ mod tests {
         let snapshot = Snapshot::build(&objects("local"), "agents", "other", "portcullis-system");
         assert!(!snapshot.keys["k1"].record.opens_server);
     }
+
+    #[test]
+    fn only_the_two_values_of_the_label_let_servers_in() {
+        let labelled = |value: &str| {
+            admits_servers(&BTreeMap::from([(names::NAMESPACE_LABEL.to_owned(), value.to_owned())]))
+        };
+        assert!(labelled("local") && labelled("cluster"));
+        assert!(!labelled("") && !labelled("true") && !admits_servers(&BTreeMap::new()));
+    }
 }

@@ -17,7 +17,8 @@ use crate::api::replica::{MAX_ASKED, StateQuestion};
 use crate::api::{McpApiKey, McpApiKeyStatus};
 use crate::controller::engine::Transient;
 use crate::controller::status::{Stale, try_write};
-use crate::controller::{Context, namespaces, replicas, within_limit};
+use crate::controller::{Context, replicas, within_limit};
+use crate::index::snapshot::admits_servers;
 use crate::k8s::watch::find;
 
 use super::{generations, import, read};
@@ -93,7 +94,7 @@ fn living_keys(context: &Context) -> Vec<McpApiKey> {
     });
     let opted_in = |key: &&McpApiKey| {
         let namespace = find(&context.cluster.namespaces, "", &key.namespace().unwrap_or_default());
-        namespace.is_some_and(|namespace| namespaces::is_opted_in(namespace.labels()))
+        namespace.is_some_and(|namespace| admits_servers(namespace.labels()))
     };
     living.filter(opted_in).cloned().collect()
 }

@@ -22,6 +22,7 @@ use kube::{Api, Resource, ResourceExt};
 
 use crate::api::conditions::REASON_INVALID;
 use crate::api::{McpApiKey, RoleKind};
+use crate::index::snapshot::admits_servers;
 use crate::k8s::apply::text;
 use crate::k8s::watch::{Guarded, find};
 
@@ -97,7 +98,7 @@ pub(super) async fn reconcile(
     let Some(key) = newest.filter(|key| key.meta().deletion_timestamp.is_none()) else {
         return Ok(Outcome::Settled(None));
     };
-    let pass = if namespaces::is_opted_in(&labels) {
+    let pass = if admits_servers(&labels) {
         publish(&context, &api, key).await
     } else {
         Pass { key, found: Found::NotOptedIn, problem: None }

@@ -25,6 +25,7 @@ use crate::api::conditions::{
     ACCEPTED, AVAILABLE, READY, REASON_INVALID, REASON_NAME_CONFLICT, REASON_NAMESPACE_NOT_OPTED_IN,
 };
 use crate::api::{McpServer, McpServerStatus, names};
+use crate::index::snapshot::admits_servers;
 use crate::k8s::condition::Finding;
 use crate::k8s::watch::{Guarded, find};
 use crate::k8s::{apply as children, event};
@@ -106,7 +107,7 @@ pub(super) async fn reconcile(
         return Ok(Outcome::Settled(None));
     };
     let mut seen = Seen::default();
-    let result = if namespaces::is_opted_in(&labels) {
+    let result = if admits_servers(&labels) {
         let result = run(&context, server, &mut seen).await;
         if result.is_err() {
             // Whatever else fails, a right that no role grants any more is taken away.

@@ -13,10 +13,11 @@ use serde_json::{from_value, json};
 use crate::api::conditions::REASON_NOT_FOUND;
 use crate::api::{GROUP, McpApiKey, McpServer, VERSION, names};
 use crate::authn::imported::ImportedKeys;
+use crate::controller::Context;
 use crate::controller::engine::Transient;
 use crate::controller::mcp_api_key::secret::{conflict, random};
 use crate::controller::mcp_api_key::{Problem, Rules};
-use crate::controller::{Context, namespaces};
+use crate::index::snapshot::admits_servers;
 use crate::k8s::apply::text;
 use crate::k8s::watch::find;
 
@@ -220,9 +221,9 @@ pub(in crate::controller::mcp_api_key) async fn clean(context: &Context) {
 
 async fn clean_one(context: &Context, server: &McpServer) -> Result<(), Transient> {
     let namespace = server.namespace().unwrap_or_default();
-    let is_opted_in = find(&context.cluster.namespaces, "", &namespace)
-        .is_some_and(|namespace| namespaces::is_opted_in(namespace.labels()));
-    if !is_opted_in || server.metadata.deletion_timestamp.is_some() {
+    let is_admitted = find(&context.cluster.namespaces, "", &namespace)
+        .is_some_and(|namespace| admits_servers(namespace.labels()));
+    if !is_admitted || server.metadata.deletion_timestamp.is_some() {
         return Ok(());
     }
     let room = context.namespaces.room(&namespace);
