@@ -51,17 +51,27 @@ async fn the_same_kinds_are_served_from_files_without_a_cluster_for_policy() {
     .await;
 }
 
-#[test]
-fn a_file_that_cannot_work_is_refused_with_its_name_and_its_field() {
+/// What an endpoint says that ends as soon as it has read this file.
+fn refused(file: &str, text: &str) -> String {
     let directory = tempfile::tempdir().expect("a directory");
-    let broken = "apiVersion: portcullis.dev/v1alpha1\nkind: McpServer\nmetadata: {name: ops}\nspec: {replicas: many}\n";
-    std::fs::write(directory.path().join("broken.yaml"), broken).expect("written");
+    std::fs::write(directory.path().join(file), text).expect("written");
     let output = Command::new(env!("CARGO_BIN_EXE_portcullis"))
         .args(["serve", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0", "--from"])
         .arg(directory.path())
         .output()
         .expect("the binary runs");
-    let message = String::from_utf8_lossy(&output.stderr);
-    assert!(!output.status.success());
+    let message = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(!output.status.success(), "{message}");
+    message
+}
+
+#[test]
+fn a_file_that_cannot_work_is_refused_with_its_name_and_its_field() {
+    let server = "apiVersion: portcullis.dev/v1alpha1\nkind: McpServer\nmetadata: {name: ops}\nspec: {}\n";
+    let message = refused("broken.yaml", &server.replace("spec: {}", "spec: {replicas: many}"));
     assert!(message.contains("broken.yaml") && message.contains("replicas"), "{message}");
+    let role = "apiVersion: portcullis.dev/v1alpha1\nkind: McpRole\nmetadata: {name: viewer}\nspec: {permissions: ['k8s:pods:lst']}\n";
+    let message = refused("roles.yaml", &format!("{server}---\n{role}"));
+    assert!(message.contains("roles.yaml, document 2: McpRole viewer grants nothing"), "{message}");
+    assert!(message.contains("spec.permissions[0]: \"k8s:pods:lst\""), "{message}");
 }

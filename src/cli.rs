@@ -253,4 +253,18 @@ mod tests {
         let server = ["portcullis", "serve", "--namespace", "a", "--server", "b", "--unsafe-anonymous"];
         assert!(Cli::try_parse_from(server).is_err());
     }
+
+    #[test]
+    fn a_catalogue_that_cannot_be_read_ends_the_process_before_it_does_anything() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let out = directory.path().to_str().expect("a path");
+        for broken in ["{", r#"{"extras": []}"#, r#"{"extra": [{"resource": "secrets", "verbs": ["get"]}]}"#]
+        {
+            let cli = Cli::try_parse_from(["portcullis", "--catalogue", broken, "generate", "--out", out]);
+            let code = cli.expect("the command line is fine").run();
+            assert_eq!(format!("{code:?}"), format!("{:?}", ExitCode::FAILURE), "{broken}");
+            let written = std::fs::read_dir(directory.path()).expect("it is there").count();
+            assert_eq!(written, 0, "{broken}");
+        }
+    }
 }

@@ -155,6 +155,11 @@ impl InvalidRole {
     pub(crate) fn is_unknown_permission(&self) -> bool {
         matches!(self, InvalidRole::Permission { source: ParsePattern::Unknown, .. })
     }
+
+    /// Whether a role that it inherits from may be at fault.
+    pub(crate) fn is_inherited(&self) -> bool {
+        matches!(self, InvalidRole::Inherits { .. })
+    }
 }
 
 impl Role {

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::fs;
 use std::io;
+use std::mem::take;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -20,10 +21,12 @@ use secrecy::{ExposeSecret, SecretString};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use self::documents::{Found, Placed, by_name, yaml_files};
+use self::documents::{Found, Placed, by_name, places, yaml_files};
+use self::entries::Place;
 use self::keys::{Import, Kept};
 use super::{Objects, Policy, Subject};
 use crate::api::{KeyGeneration, MaterialKind, MaterialReference, McpApiKey, McpServer, names};
+use crate::authz::role::InvalidRole;
 
 mod documents;
 mod entries;
@@ -189,6 +192,7 @@ impl Source {
         };
         rules::server(&server, &found.entries).map_err(refuse)?;
         self.check_anonymous(&server, variables.lets_everybody_in())?;
+        let roles = self.roles(&namespace, &mut found)?;
         let keys = self.keys(&mut found, applied.imports, kept)?;
         let mut materials: Materials = BTreeMap::new();
         for (_, reference) in server.spec.authentication.references() {
@@ -210,7 +214,7 @@ impl Source {
             due = Some(signing.due);
         }
         let methods = rules::methods(&server, found.keys.iter().map(|key| &key.object));
-        let objects = self.objects(server, &namespace, found)?;
+        let objects = self.objects(roles, &namespace, server, found.keys)?;
         Ok(Loaded {
             subject,
             objects,
@@ -317,20 +321,54 @@ impl Source {
         Ok(())
     }
 
-    /// The objects by name.
-    fn objects(&self, mut server: McpServer, namespace: &str, found: Found) -> Result<Objects, LoadFiles> {
-        server.metadata.namespace = Some(namespace.to_owned());
-        let namespaces = found.cluster_roles.iter().flat_map(|role| &role.object.spec.namespaces);
-        let literal = namespaces.filter(|name| !name.contains('*')).cloned();
+    /// The roles by name, and the namespaces that they name. In a cluster the condition of a role says why it grants
+    /// nothing; here only an error can.
+    fn roles(&self, namespace: &str, found: &mut Found) -> Result<Objects, LoadFiles> {
+        let (roles, cluster_roles) = (take(&mut found.roles), take(&mut found.cluster_roles));
+        let named = cluster_roles.iter().flat_map(|role| &role.object.spec.namespaces);
+        let literal = named.filter(|name| !name.contains('*')).cloned();
+        let namespaces = literal.map(|name| (name, BTreeMap::new())).collect();
+        let (places, cluster_places) = (places(&roles), places(&cluster_roles));
         let mut objects = Objects {
-            server: Some(Arc::new(server)),
-            namespaces: literal.map(|name| (name, BTreeMap::new())).collect(),
-            roles: by_name(found.roles, Some(namespace), &self.directory)?,
-            cluster_roles: by_name(found.cluster_roles, None, &self.directory)?,
-            keys: by_name(found.keys, Some(namespace), &self.directory)?,
+            namespaces,
+            roles: by_name(roles, Some(namespace), &self.directory)?,
+            cluster_roles: by_name(cluster_roles, None, &self.directory)?,
+            ..Objects::default()
         };
         admit(&mut objects, namespace);
-        Ok(objects)
+        let invalid = |place: Option<&Place>, kind: &str, name: &str, invalid: InvalidRole| {
+            let text = format!("{kind} {name} grants nothing: {invalid}");
+            let error = match place {
+                Some(place) => place.refuse(text),
+                None => LoadFiles::Object { path: self.directory.clone(), text },
+            };
+            (invalid.is_inherited(), error)
+        };
+        let local = objects.converted_roles().filter_map(|(name, converted)| {
+            converted.err().map(|error| invalid(places.get(name), "McpRole", name, error))
+        });
+        let cluster = objects.converted_cluster_roles(&self.operator_namespace);
+        let cluster = cluster.filter_map(|(name, converted)| {
+            converted.err().map(|error| invalid(cluster_places.get(name), "ClusterMcpRole", name, error))
+        });
+        // What is wrong with a role is wrong with all that inherit from it: it is told of the role itself.
+        match local.chain(cluster).min_by_key(|(is_inherited, _)| *is_inherited) {
+            Some((_, error)) => Err(error),
+            None => Ok(objects),
+        }
+    }
+
+    /// All objects by name. The server has its namespace from here on.
+    fn objects(
+        &self,
+        roles: Objects,
+        namespace: &str,
+        mut server: McpServer,
+        keys: Vec<Placed<McpApiKey>>,
+    ) -> Result<Objects, LoadFiles> {
+        let keys = by_name(keys, Some(namespace), &self.directory)?;
+        server.metadata.namespace = Some(namespace.to_owned());
+        Ok(Objects { server: Some(Arc::new(server)), keys, ..roles })
     }
 }
 

@@ -10,6 +10,7 @@ use kube::ResourceExt;
 use super::admission::Holders;
 use crate::api::{ClusterMcpRole, KeyGeneration, KeyState, McpApiKey, McpRole, McpServer, RoleKind, names};
 use crate::authn::{KeyRecord, Verifier, api_key};
+use crate::authz::role::InvalidRole;
 use crate::authz::{Confinement, Grants, NamespaceLabels, Parent, Role, Roles};
 
 /// The objects that a server sees, by name.
@@ -105,20 +106,36 @@ pub(crate) fn admits_cluster_roles(labels: &BTreeMap<String, String>) -> bool {
 
 /// Roles that are valid and count for the server. One that does not convert grants nothing.
 fn roles(objects: &Objects, namespace: &str, server: &str, operator_namespace: &str) -> Vec<Arc<Role>> {
-    let parent = |name: &str| {
-        objects.roles.get(name).filter(|role| is_staying(&***role)).map(|role| Parent::from(&**role))
-    };
-    let cluster_parent = |name: &str| {
-        objects.cluster_roles.get(name).filter(|role| is_staying(&***role)).map(|role| Parent::from(&**role))
-    };
-    let local = objects.roles.values().filter(|role| is_staying(&***role));
-    let local = local.filter_map(|role| Role::from_role(role, &parent).ok());
     let admitted = objects.namespaces.get(namespace).is_some_and(admits_cluster_roles);
-    let cluster = objects.cluster_roles.values().filter(|role| admitted && is_staying(&***role));
-    let cluster = cluster.filter_map(|role| {
-        Role::from_cluster_role(role, operator_namespace, &objects.namespaces, &cluster_parent).ok()
-    });
-    local.chain(cluster).filter(|role| role.selects(namespace, server)).map(Arc::new).collect()
+    let cluster = admitted.then(|| objects.converted_cluster_roles(operator_namespace));
+    let all = objects.converted_roles().chain(cluster.into_iter().flatten());
+    let valid = all.filter_map(|(_, converted)| converted.ok());
+    valid.filter(|role| role.selects(namespace, server)).map(Arc::new).collect()
+}
+
+impl Objects {
+    /// Each `McpRole` by name as the decision uses it, or why it grants nothing. One that is being deleted is not there.
+    pub(super) fn converted_roles(&self) -> impl Iterator<Item = (&str, Result<Role, InvalidRole>)> {
+        let staying = |role: &&Arc<McpRole>| is_staying(&***role);
+        let parent = move |name: &str| self.roles.get(name).filter(staying).map(|role| Parent::from(&**role));
+        let roles = self.roles.iter().filter(move |(_, role)| staying(role));
+        roles.map(move |(name, role)| (name.as_str(), Role::from_role(role, &parent)))
+    }
+
+    /// The same of each `ClusterMcpRole`.
+    pub(super) fn converted_cluster_roles(
+        &self,
+        operator_namespace: &str,
+    ) -> impl Iterator<Item = (&str, Result<Role, InvalidRole>)> {
+        let staying = |role: &&Arc<ClusterMcpRole>| is_staying(&***role);
+        let parent =
+            move |name: &str| self.cluster_roles.get(name).filter(staying).map(|role| Parent::from(&**role));
+        let roles = self.cluster_roles.iter().filter(move |(_, role)| staying(role));
+        roles.map(move |(name, role)| {
+            let converted = Role::from_cluster_role(role, operator_namespace, &self.namespaces, &parent);
+            (name.as_str(), converted)
+        })
+    }
 }
 
 /// Positions of roles by what keys call them.

@@ -12,6 +12,8 @@ use crate::index::Snapshot;
 
 /// Path at which callers learn who they are.
 pub(super) const WHO_AM_I: &str = "/auth/whoami";
+/// Word for it in the audit.
+const TELL: &str = "auth/whoami";
 
 impl Endpoint {
     /// URL by which clients know this endpoint.
@@ -44,7 +46,10 @@ impl Endpoint {
 
     /// Tells a caller who it is and what it holds.
     pub(super) async fn who_am_i(&self, caller: &Caller) -> Response<Body> {
-        let recorded = self.event_of(caller, "auth/whoami", Outcome::Success, "told");
+        if let Some(refused) = self.refuse_unserved(caller, TELL).await {
+            return refused;
+        }
+        let recorded = self.event_of(caller, TELL, Outcome::Success, "told");
         if !self.driver.core.record(recorded).await {
             return text(StatusCode::SERVICE_UNAVAILABLE, "the request could not be recorded in the audit");
         }

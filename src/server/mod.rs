@@ -32,6 +32,7 @@ mod tls;
 mod token;
 mod toolbox;
 mod transport;
+mod unserved;
 mod usage;
 
 use std::io;

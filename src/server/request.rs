@@ -31,7 +31,7 @@ use super::toolbox::Toolbox;
 use crate::audit::{AuditLog, Event, Kind, Outcome};
 use crate::authenticator::{Authenticator, Certificate, Presented};
 use crate::authn::{Credential, Identity, Method, Reason, credential, imported};
-use crate::authz::{Class, Grants, Violation};
+use crate::authz::Grants;
 use crate::index::{Policy, Snapshot};
 use crate::mcp::{self, Envelope, error};
 use crate::metrics::{Authentication, Metrics, Transport};
@@ -304,19 +304,9 @@ impl Driver {
 
     /// What is refused before the library sees it.
     fn refused(&self, call: &Call, envelope: &Envelope<'_>) -> Option<(Verdict, Answer)> {
-        // The one way to the tools, for every transport and every proof. A caller cannot be made without an identity; that
-        // the identity names somebody and says what proved it is not the compiler's to know.
-        if !call.caller.identity.is_somebody() {
-            let text = "the identity names nobody, or not what proved it".to_owned();
-            let answer = error::answer(envelope.id, error::INVALID_REQUEST, "unauthorized");
-            let verdict = Verdict::violation(Violation::NoIdentity, text);
-            return Some((verdict, Answer::error(StatusCode::UNAUTHORIZED, answer)));
-        }
-        if !self.core.policy.is_fresh(Timestamp::now(), Class::Read) {
-            let text = "the API server has been out of reach for too long: the policy is out of date";
-            let answer = error::answer(envelope.id, error::INTERNAL_ERROR, text);
-            let answer = Answer::error(StatusCode::SERVICE_UNAVAILABLE, answer);
-            return Some((Verdict::denied("stale_policy", text.to_owned()), answer));
+        // The one way to the tools, for every transport and every proof.
+        if let Some(unserved) = self.core.unserved(&call.caller.identity) {
+            return Some((unserved.verdict(), unserved.answer(envelope.id)));
         }
         if call.channel != Channel::Sse {
             return None;

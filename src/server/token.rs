@@ -104,6 +104,9 @@ impl Endpoint {
         let Ok(caller) = self.driver.authenticate_again(caller).await else {
             return self.unauthorized();
         };
+        if let Some(refused) = self.refuse_unserved(&caller, ISSUE).await {
+            return refused;
+        }
         match asked.and_then(|asked| self.issue(&caller, &asked)) {
             Ok(issued) => self.hand_over(&caller, issued).await,
             Err(refusal) => self.refuse_token(&caller, refusal).await,

@@ -42,6 +42,8 @@ const REQUEST_TIME: Duration = Duration::from_secs(60);
 const CREDENTIAL_POLL: Duration = Duration::from_millis(500);
 /// Fixed word for the audit.
 const INSUFFICIENT_SCOPE: &str = "insufficient_scope";
+/// Word for it in the audit.
+const OPEN_STREAM: &str = "sse/open";
 
 /// The endpoint for clients.
 pub(super) struct Endpoint {
@@ -265,6 +267,9 @@ impl Endpoint {
     }
 
     async fn open_stream(&self, caller: &Caller) -> Response<Body> {
+        if let Some(refused) = self.refuse_unserved(caller, OPEN_STREAM).await {
+            return refused;
+        }
         let messages =
             caller.snapshot.server.as_ref().map(|server| &server.spec.transports.sse.messages_path);
         let opened = self.sessions.open(caller, messages.map_or("", String::as_str));
@@ -272,7 +277,7 @@ impl Endpoint {
             Ok(_) => (Outcome::Success, "opened"),
             Err(sse::TooMany) => (Outcome::Denied, "too_many_sessions"),
         };
-        let recorded = self.driver.core.record(self.event_of(caller, "sse/open", result, reason)).await;
+        let recorded = self.driver.core.record(self.event_of(caller, OPEN_STREAM, result, reason)).await;
         match opened {
             Ok(response) if recorded => response,
             Ok(_) => text(StatusCode::SERVICE_UNAVAILABLE, "the request could not be recorded in the audit"),

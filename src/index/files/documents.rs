@@ -110,6 +110,13 @@ fn decode<K: CustomResourceExt + DeserializeOwned>(
     Ok(Placed { place: Some(place.clone()), object })
 }
 
+/// Where objects are written, by their names.
+pub(super) fn places<K: ResourceExt>(objects: &[Placed<K>]) -> BTreeMap<String, Place> {
+    let placed =
+        objects.iter().filter_map(|Placed { object, place }| Some((object.name_any(), place.clone()?)));
+    placed.collect()
+}
+
 /// Objects by name, all of the server's namespace.
 pub(super) fn by_name<K: Resource<DynamicType = ()>>(
     objects: Vec<Placed<K>>,

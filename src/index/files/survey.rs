@@ -31,6 +31,7 @@ impl Source {
             Some(place) => place.refuse(text),
             None => LoadFiles::Object { path: self.directory.clone(), text },
         })?;
+        let roles = self.roles(&namespace, &mut found)?;
         for Placed { object: key, place } in &mut found.keys {
             let name = key.name_any();
             if let Some(place) = place {
@@ -49,7 +50,7 @@ impl Source {
             server: server.name_any(),
             operator_namespace: self.operator_namespace.clone(),
         };
-        let objects = self.objects(server, &namespace, found)?;
+        let objects = self.objects(roles, &namespace, server, found.keys)?;
         Ok((subject, objects))
     }
 }

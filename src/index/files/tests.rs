@@ -89,6 +89,83 @@ fn exactly_one_server_is_served_with_objects_of_its_namespace() {
     assert!(error(&[("a.yaml", SERVER), ("b.yaml", ROLE), ("c.yaml", ROLE)]).contains("is there twice"));
 }
 
+/// A role of this kind and name with this `spec`.
+fn role(kind: &str, name: &str, spec: &str) -> String {
+    format!(
+        "---\napiVersion: portcullis.dev/v1alpha1\nkind: {kind}\nmetadata: {{name: {name}}}\nspec: {spec}\n"
+    )
+}
+
+#[test]
+fn a_role_that_cannot_count_is_refused_with_its_place() {
+    let everywhere = |scope: &str| {
+        let servers = "servers: [{namespace: default, name: ops}]";
+        role("ClusterMcpRole", "wide", &format!("{{permissions: ['k8s:pods:list'], {servers}, {scope}}}"))
+    };
+    for (roles, error) in [
+        (
+            role("McpRole", "reader", "{permissions: ['k8s:pods:list', 'k8s:pods:lst']}"),
+            "document 2: McpRole reader grants nothing: spec.permissions[1]: \"k8s:pods:lst\" is not in the catalogue",
+        ),
+        (
+            role("McpRole", "reader", "{permissions: ['k8s:po*ds:list']}"),
+            "document 2: McpRole reader grants nothing: spec.permissions[0]: \"k8s:po*ds:list\" ",
+        ),
+        (
+            role("McpRole", "reader", "{inherits: [gone]}"),
+            "document 2: McpRole reader grants nothing: spec.inherits[0]: there is no role \"gone\"",
+        ),
+        (
+            role("McpRole", "a", "{inherits: [b]}") + &role("McpRole", "b", "{inherits: [a]}"),
+            "document 2: McpRole a grants nothing: spec.inherits[0]: roles inherit in a circle: a -> b -> a",
+        ),
+        (
+            // The role that is at fault is named, and not one that inherits from it.
+            role("McpRole", "a", "{inherits: [b]}")
+                + &role("McpRole", "b", "{permissions: ['k8s:pods:lst']}"),
+            "document 3: McpRole b grants nothing: spec.permissions[0]: \"k8s:pods:lst\" is not in the catalogue",
+        ),
+        (
+            everywhere("namespaces: ['kube-*']"),
+            "document 2: ClusterMcpRole wide grants nothing: spec.namespaces[0]: \"kube-*\" matches nothing",
+        ),
+        (
+            everywhere("inherits: [gone], allNamespaces: true"),
+            "document 2: ClusterMcpRole wide grants nothing: spec.inherits[0]: there is no role \"gone\"",
+        ),
+    ] {
+        let directory = directory(&[("a.yaml", &format!("{SERVER}{roles}---\n{KEY}"))]);
+        let source = source(directory.path(), &[]);
+        let expected = format!("{}/a.yaml, {error}", directory.path().display());
+        for refused in [
+            source.load(&mut Kept::default()).expect_err("refused").to_string(),
+            source.survey().expect_err("refused").to_string(),
+        ] {
+            assert!(refused.starts_with(&expected), "{refused}");
+        }
+        assert!(!directory.path().join(GENERATED).exists(), "no key is made for what is not served");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_role_that_an_edit_breaks_keeps_what_it_granted() {
+    let directory = directory(&[("a.yaml", SERVER), ("b.yaml", ROLE)]);
+    let stop = CancellationToken::new();
+    let (policy, _, task) = follow(source(directory.path(), &[]), None, |_| {}, stop.clone()).expect("loads");
+    let (task, mut changes) = (tokio::spawn(task), policy.changes());
+    let roles = || policy.load().roles.iter().map(|role| role.permissions().len()).collect::<Vec<_>>();
+    assert_eq!(roles(), [1]);
+    fs::write(directory.path().join("b.yaml"), ROLE.replace("pods:list", "pods:lst")).expect("written");
+    changes.changed().await.expect("followed");
+    assert_eq!(roles(), [1], "the last good policy stays in use");
+    let mended = ROLE.replace("'k8s:pods:list'", "'k8s:pods:list', 'k8s:services:list'");
+    fs::write(directory.path().join("b.yaml"), mended).expect("written");
+    changes.changed().await.expect("followed");
+    assert_eq!(roles(), [2]);
+    stop.cancel();
+    task.await.expect("ends");
+}
+
 #[tokio::test(start_paused = true)]
 async fn an_edit_is_noticed_and_a_broken_one_changes_nothing() {
     let directory = directory(&[("a.yaml", SERVER), ("b.yaml", ROLE)]);

@@ -3,14 +3,19 @@
 
 use std::sync::Arc;
 
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
 use http::StatusCode;
 use serde_json::{Value, json};
 
 use super::api_server::ApiServer;
 use super::fixture::*;
 use super::tokens::{exchange, set_signing_key};
-use crate::api::{ClusterMcpRole, RoleKind, RoleReference, Tenancy, names};
+use crate::api::{
+    BasicSpec, ClusterMcpRole, MaterialKind, RoleKind, RoleReference, SecretKeyReference, Tenancy, names,
+};
 use crate::audit::{Event, Kind, Outcome};
+use crate::authn::password;
 use crate::index::Objects;
 use crate::tools::registry;
 
@@ -56,9 +61,12 @@ async fn start_tenants() -> (Fixture, ApiServer) {
 }
 
 async fn ask(fixture: &Fixture, credential: &str, tool: &str, arguments: Value) -> Value {
-    let bearer = format!("Bearer {credential}");
+    ask_with(fixture, &format!("Bearer {credential}"), tool, arguments).await
+}
+
+async fn ask_with(fixture: &Fixture, authorization: &str, tool: &str, arguments: Value) -> Value {
     let body = call(tool, arguments).to_string();
-    fixture.reply(fixture.post("/mcp", &[("authorization", &bearer)], body)).await.json()
+    fixture.reply(fixture.post("/mcp", &[("authorization", authorization)], body)).await.json()
 }
 
 fn text(answer: &Value) -> &str {
@@ -255,6 +263,50 @@ async fn where_a_tenant_is_required_a_caller_without_one_may_do_nothing() {
     assert_eq!(api.asked(), [""; 0]);
     let own = ask(&fixture, &fixture.other_key, "namespaces_list", json!({})).await;
     assert_eq!(namespaces(&own), ["blue-1"], "members of tenants go on");
+    fixture.stop().await;
+}
+
+/// The tenants, and beside them a user with a password who holds the role of everything too.
+fn with_user(objects: &mut Objects, users: &SecretKeyReference, tenancy: Tenancy) {
+    two_tenants(objects);
+    let role = Arc::make_mut(objects.cluster_roles.get_mut("all").expect("there"));
+    let ann = json!([{"kind": "User", "name": "ann", "issuer": "basic"}]);
+    role.spec.subjects = serde_json::from_value(ann).expect("subjects");
+    let server = &mut Arc::make_mut(objects.server.as_mut().expect("there")).spec;
+    server.authentication.basic = BasicSpec { enabled: true, users: Some(users.clone()) };
+    server.authorization.tenancy = tenancy;
+}
+
+#[tokio::test]
+async fn a_user_with_a_password_has_no_tenant_and_may_do_nothing_where_one_is_required() {
+    let (fixture, api) = start_tenants().await;
+    let users = SecretKeyReference { name: "people".into(), key: "users".into() };
+    let hash = password::hash(b"a password of hers", [1; 16]).expect("hashed");
+    let path = names::material_path(MaterialKind::Secret, &users.name, &users.key);
+    fixture.materials.set([(path, Arc::from(format!("ann:{hash}").into_bytes()))].into());
+    let ann = format!("Basic {}", BASE64_STANDARD.encode("ann:a password of hers"));
+    let here = || json!({"namespace": "red-1"});
+
+    fixture.publish(|objects| with_user(objects, &users, Tenancy::IfGiven));
+    let all = ask_with(&fixture, &ann, "namespaces_list", json!({})).await;
+    let every = ["agents"].into_iter().chain(NAMESPACES.map(|(name, _)| name)).collect::<Vec<_>>();
+    assert_eq!(namespaces(&all), every, "nothing confines the user");
+    assert_eq!(
+        (fixture.last_event().user.as_str(), fixture.last_event().auth_type.as_str()),
+        ("ann", "basic")
+    );
+
+    fixture.publish(|objects| with_user(objects, &users, Tenancy::Required));
+    let asked = api.asked().len();
+    for (tool, arguments) in
+        [("namespaces_list", json!({})), ("pods_list", here()), ("access_whoami", json!({}))]
+    {
+        let refused = ask_with(&fixture, &ann, tool, arguments).await;
+        assert!(refused.get("error").is_some(), "{tool}: {refused}");
+        assert_violation(&fixture.last_event(), tool);
+        assert_eq!(fixture.last_event().user, "ann");
+    }
+    assert_eq!(api.asked().len(), asked, "the cluster was not asked");
     fixture.stop().await;
 }
 

@@ -11,6 +11,7 @@ use tokio::net::TcpSocket;
 
 use super::fixture::*;
 use super::streams::Stream;
+use super::tokens::{exchange, set_signing_key};
 use crate::api::{AnomalyDetectionSpec, AnomalyMode, AnomalySensitivity, McpServerSpec};
 use crate::audit::{Event, Kind, Outcome};
 use crate::authz::Violation;
@@ -100,6 +101,64 @@ async fn an_identity_that_names_nobody_reaches_nothing() {
         }
     }
     assert_eq!(fixture.violations("no_identity"), 4);
+    fixture.stop().await;
+}
+
+#[tokio::test]
+async fn a_policy_that_is_too_old_tells_nobody_who_they_are_and_gives_no_token_and_no_stream() {
+    let then = |minutes| jiff::Timestamp::now() - jiff::SignedDuration::from_mins(minutes);
+    let policy = crate::index::Policy::remote_for_tests(then(59));
+    let fixture = start_with(Setup { policy: Some(policy.clone()), ..Setup::default() }).await;
+    set_signing_key(&fixture);
+    fixture.publish(|objects| server_of(objects).authentication.tokens.enabled = true);
+    let key = fixture.key.clone();
+    let proof = [("x-api-key", key.as_str())];
+    assert_eq!(fixture.get("/auth/whoami", &proof).await.status, StatusCode::OK);
+    assert_eq!(exchange(&fixture, &key, json!({})).await.status, StatusCode::OK);
+    Stream::open(&fixture, "/sse", &key).await;
+    policy.set_contact(then(61), then(61));
+    for (path, action) in
+        [("/auth/whoami", "auth/whoami"), ("/auth/token", "token/issue"), ("/sse", "sse/open")]
+    {
+        let before = fixture.events().len();
+        let reply = match path {
+            "/auth/token" => exchange(&fixture, &key, json!({})).await,
+            _ => fixture.get(path, &proof).await,
+        };
+        assert_eq!(reply.status, StatusCode::SERVICE_UNAVAILABLE, "{path}");
+        let text = "the API server has been out of reach for too long: the policy is out of date";
+        let told = json!({"error": "temporarily_unavailable", "error_description": text});
+        assert_eq!(reply.json(), told, "{path}");
+        let event = fixture.last_event();
+        assert_eq!(fixture.events().len(), before + 1, "{path}");
+        assert_eq!((event.event_type, event.action.as_str()), (Kind::Authorization, action));
+        assert_eq!((event.user.as_str(), event.error_message.as_deref()), ("ci-bot", Some(text)));
+        assert_eq!(said(&event), (Outcome::Denied, "stale_policy", None));
+    }
+    fixture.stop().await;
+}
+
+#[tokio::test]
+async fn an_identity_that_names_nobody_gets_no_token_and_no_stream() {
+    let fixture = start().await;
+    set_signing_key(&fixture);
+    fixture.publish(|objects| {
+        server_of(objects).authentication.tokens.enabled = true;
+        Arc::make_mut(objects.keys.get_mut("ci").expect("there")).spec.identity = " ".to_owned();
+    });
+    let key = fixture.key.clone();
+    for path in ["/auth/whoami", "/auth/token", "/sse"] {
+        let reply = match path {
+            "/auth/token" => exchange(&fixture, &key, json!({})).await,
+            _ => fixture.get(path, &[("x-api-key", &key)]).await,
+        };
+        assert_eq!(reply.status, StatusCode::UNAUTHORIZED, "{path}");
+        assert_eq!(reply.json(), json!({"error": "unauthorized"}), "{path}");
+        let event = fixture.last_event();
+        assert_eq!(event.event_type, Kind::SecurityViolation, "{path}");
+        assert_eq!(said(&event), (Outcome::Denied, "no_identity", None));
+    }
+    assert_eq!(fixture.violations("no_identity"), 3);
     fixture.stop().await;
 }
 
