@@ -106,10 +106,15 @@ async fn a_call_is_run_answered_and_on_record() {
         assert_eq!(reply["result"]["structuredContent"], json!({"namespace": "agents"}));
         let event = fixture.last_event();
         assert_eq!((event.event_type, event.result), (Kind::McpRequest, Outcome::Success));
+        assert_eq!((event.user.as_str(), event.credential_id), ("ci-bot", Some(key_id(&fixture.key))));
         assert_eq!((event.tool.as_deref(), event.namespace.as_deref()), (Some("echo"), Some("agents")));
         assert_eq!(event.reason.as_deref(), Some("McpRole agents/viewer"));
     }
     assert_eq!(fixture.events().len(), 2, "reading leaves one event per call");
+    let body = call("echo", json!({"namespace": "agents"})).to_string();
+    fixture.reply(fixture.post("/mcp", &[("x-api-key", &fixture.other_key)], body)).await;
+    let event = fixture.last_event();
+    assert_eq!((event.user.as_str(), event.credential_id), ("other-bot", Some(key_id(&fixture.other_key))));
     fixture.stop().await;
 }
 
