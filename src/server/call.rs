@@ -50,7 +50,7 @@ enum Refusal {
     /// The arguments name a resource that there is none of, or one of which the caller must not know.
     #[error("invalid arguments: {UNKNOWN_RESOURCE}")]
     Resource(Option<Denial>),
-    #[error("permission denied: the scopes of the credential do not reach to {0}")]
+    #[error("permission denied: {}", Against::Scopes(*.0))]
     Scope(Permission),
     #[error("the API server has been out of reach for too long; only reading is possible until it is back")]
     Stale,
@@ -68,6 +68,17 @@ enum Refusal {
     Panic,
     #[error("{0}")]
     TooLarge(result::TooLarge),
+}
+
+/// What is against a call.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Against {
+    /// No role grants it there, or the tenant is in the way.
+    #[error("{0}")]
+    Roles(Denial),
+    /// A role grants it, and the credential is not for it.
+    #[error("the scopes of the credential do not reach to {0}")]
+    Scopes(Permission),
 }
 
 fn place(denial: &Denial) -> String {
@@ -135,9 +146,13 @@ pub(super) async fn run(
     };
     // Over Streamable HTTP such a call is refused before it gets here; a permit needs the roles and the scopes anyway.
     if let Some((tool, needed)) = core.toolbox.short_of_scope(name, &call.caller) {
-        call.draft().tool = Some(tool.name.to_owned());
-        let text = format!("the scopes of the credential do not reach to {needed}");
-        call.decide(Verdict::denied("insufficient_scope", text));
+        let (resource, namespace) = aim(tool, arguments).unzip();
+        let mut draft = call.draft();
+        draft.tool = Some(tool.name.to_owned());
+        (draft.resource, draft.namespace) = (resource, namespace.flatten());
+        draft.decision = Some(Decision { permission: needed, granted_by: None });
+        drop(draft);
+        call.decide(Verdict::denied("insufficient_scope", Against::Scopes(needed).to_string()));
         return Err(NoTool::OutOfScope(needed));
     }
     let guarded = AssertUnwindSafe(attempt(core, call, tool, arguments, cancelled)).catch_unwind().await;
@@ -170,9 +185,12 @@ async fn attempt(
         Needs::Permission(permission) => permission,
         Needs::Verb(_) => invocation.permission().ok_or(Refusal::Resource(None))?,
     };
-    let permit = decide(core, call, tool, permission, &*invocation)
-        .inspect_err(|_| core.habits.note_refusal(&call.caller))?;
-    within(call, permission)?;
+    let permit = decide(core, call, tool, permission, &*invocation).inspect_err(|refusal| {
+        // A credential that is too narrow is not a caller that tries its luck.
+        if !matches!(refusal, Refusal::Scope(_)) {
+            core.habits.note_refusal(&call.caller);
+        }
+    })?;
     let class = permission.class();
     heed(core, call, core.habits.judge_class(&call.caller, class)).await?;
     // Before the intent, which says that something is about to happen. Waiting and running together must end before
@@ -241,7 +259,7 @@ fn still_permitted<'a>(
         return Ok((permit, Cow::Borrowed(caller)));
     }
     let permit = permitted(core, call, &grants, permission, invocation)
-        .map_err(|denial| withdrawn(denial.to_string()))?;
+        .map_err(|against| withdrawn(against.to_string()))?;
     let caller = Caller { grants, snapshot, ..caller.clone() };
     if core.toolbox.find(tool.name, &caller).is_none() {
         return Err(withdrawn("the server does not offer the tool any more".to_owned()));
@@ -249,15 +267,21 @@ fn still_permitted<'a>(
     Ok((permit, Cow::Owned(caller)))
 }
 
-/// Asks whether the caller may do this, here.
+/// Asks whether the caller may do this, here: by its roles, and by the scopes of its credential.
 fn permitted(
     core: &Core,
     call: &Call,
     grants: &Grants,
     permission: Permission,
     invocation: &dyn Invocation,
-) -> Result<Permit, Denial> {
-    let decided = authorize(grants, permission, invocation.target());
+) -> Result<Permit, Against> {
+    let scopes = call.caller.identity.scopes.as_ref();
+    let is_within = scopes.is_none_or(|scopes| within_scopes(scopes, permission));
+    let decided = match authorize(grants, permission, invocation.target()) {
+        Ok(permit) if is_within => Ok(permit),
+        Ok(_) => Err(Against::Scopes(permission)),
+        Err(denial) => Err(Against::Roles(denial)),
+    };
     let (entry, result) = (permission.entry(), if decided.is_ok() { "allowed" } else { "denied" });
     let labels = Authorization { resource: entry.resource, action: entry.verb, result };
     core.metrics.authorizations.get_or_create(&labels).inc();
@@ -267,6 +291,12 @@ fn permitted(
     let granted_by = decided.as_ref().ok().map(|permit| (permit.role().to_string(), permit.rule()));
     draft.decision = Some(Decision { permission, granted_by });
     decided
+}
+
+/// What a call acts on and where, as far as its arguments say, for the record of a call that gets no further.
+pub(super) fn aim(tool: &Tool, arguments: Map<String, Value>) -> Option<(String, Option<String>)> {
+    let invocation = (tool.parse)(arguments).ok()?;
+    Some((invocation.resource(), namespace(&*invocation)))
 }
 
 fn namespace(invocation: &dyn Invocation) -> Option<String> {
@@ -287,17 +317,12 @@ fn decide(
 ) -> Result<Permit, Refusal> {
     let decided = permitted(core, call, &call.caller.grants, permission, invocation);
     match (usable(tool, &call.caller).any(|usable| usable == permission), decided) {
-        (true, decided) => decided.map_err(Refusal::Denied),
-        (false, decided) => Err(Refusal::Resource(decided.err())),
-    }
-}
-
-/// Whether the scopes of the credential reach to what the arguments have chosen.
-fn within(call: &Call, permission: Permission) -> Result<(), Refusal> {
-    let scopes = call.caller.identity.scopes.as_ref();
-    match scopes.is_none_or(|scopes| within_scopes(scopes, permission)) {
-        true => Ok(()),
-        false => Err(Refusal::Scope(permission)),
+        (true, decided) => decided.map_err(|against| match against {
+            Against::Roles(denial) => Refusal::Denied(denial),
+            Against::Scopes(permission) => Refusal::Scope(permission),
+        }),
+        (false, Err(Against::Roles(denial))) => Err(Refusal::Resource(Some(denial))),
+        (false, _) => Err(Refusal::Resource(None)),
     }
 }
 
