@@ -17,12 +17,12 @@ use super::draft::{Call, Decision, Verdict};
 use super::habits::Unusual;
 use super::request::{Caller, Core};
 use super::result;
-use super::toolbox::usable;
+use super::toolbox::{opens, usable};
 use crate::audit::without_secrets;
 use crate::authn::Reason;
 use crate::authz::anomaly::Anomaly;
 use crate::authz::{
-    Class, Confinement, Denial, Grants, Permission, Permit, Target, Violation, authorize, within_scopes,
+    Class, Confinement, Denial, Permission, Permit, Target, Violation, authorize, within_scopes,
 };
 use crate::metrics::{Authorization, ToolCall};
 use crate::tools::{Context, Invocation, Needs, Output, Tool, ToolError, UNKNOWN_RESOURCE};
@@ -49,7 +49,7 @@ enum Refusal {
     Unusual(Anomaly),
     /// The arguments name a resource that there is none of, or one of which the caller must not know.
     #[error("invalid arguments: {UNKNOWN_RESOURCE}")]
-    Resource(Option<Denial>),
+    Resource(Option<Against>),
     #[error("permission denied: {}", Against::Scopes(*.0))]
     Scope(Permission),
     #[error("the API server has been out of reach for too long; only reading is possible until it is back")]
@@ -76,6 +76,9 @@ pub(super) enum Against {
     /// No role grants it there, or the tenant is in the way.
     #[error("{0}")]
     Roles(Denial),
+    /// A role grants it, and the spec of the server denies it.
+    #[error("the server does not offer the tool for {0}")]
+    Spec(Permission),
     /// A role grants it, and the credential is not for it.
     #[error("the scopes of the credential do not reach to {0}")]
     Scopes(Permission),
@@ -92,12 +95,13 @@ fn place_of(namespace: Option<&String>) -> String {
 impl Refusal {
     fn verdict(&self) -> Verdict {
         match self {
-            Refusal::Denied(denial) | Refusal::Resource(Some(denial)) if denial.cause.is_tenancy() => {
+            Refusal::Denied(denial) | Refusal::Resource(Some(Against::Roles(denial)))
+                if denial.cause.is_tenancy() =>
+            {
                 Verdict::violation(Violation::TenantIsolation, denial.to_string())
             }
-            Refusal::Denied(denial) | Refusal::Resource(Some(denial)) => {
-                Verdict::denied("permission", denial.to_string())
-            }
+            Refusal::Denied(denial) => Verdict::denied("permission", denial.to_string()),
+            Refusal::Resource(Some(against)) => Verdict::denied("permission", against.to_string()),
             Refusal::Withdrawn { why, .. } => Verdict::violation(Violation::StalePermit, why.clone()),
             Refusal::Unusual(anomaly) => Verdict::anomalous(anomaly),
             Refusal::Resource(None) => Verdict::failure("invalid_arguments", self.to_string()),
@@ -258,29 +262,28 @@ fn still_permitted<'a>(
     if Arc::ptr_eq(&snapshot, &caller.snapshot) {
         return Ok((permit, Cow::Borrowed(caller)));
     }
-    let permit = permitted(core, call, &grants, permission, invocation)
-        .map_err(|against| withdrawn(against.to_string()))?;
     let caller = Caller { grants, snapshot, ..caller.clone() };
-    if core.toolbox.find(tool.name, &caller).is_none() {
-        return Err(withdrawn("the server does not offer the tool any more".to_owned()));
-    }
+    let permit = permitted(core, call, &caller, (tool, permission), invocation)
+        .map_err(|against| withdrawn(against.to_string()))?;
     Ok((permit, Cow::Owned(caller)))
 }
 
-/// Asks whether the caller may do this, here: by its roles, and by the scopes of its credential.
+/// Asks whether the caller may do this, here: by its roles, by the server's spec, and by the scopes of its credential.
 fn permitted(
     core: &Core,
     call: &Call,
-    grants: &Grants,
-    permission: Permission,
+    caller: &Caller,
+    (tool, permission): (&'static Tool, Permission),
     invocation: &dyn Invocation,
 ) -> Result<Permit, Against> {
-    let scopes = call.caller.identity.scopes.as_ref();
+    let (server, scopes) = (caller.snapshot.server.as_ref(), caller.identity.scopes.as_ref());
+    let is_open = server.is_some_and(|server| opens(&server.spec.tools, tool, permission));
     let is_within = scopes.is_none_or(|scopes| within_scopes(scopes, permission));
-    let decided = match authorize(grants, permission, invocation.target()) {
-        Ok(permit) if is_within => Ok(permit),
-        Ok(_) => Err(Against::Scopes(permission)),
+    let decided = match authorize(&caller.grants, permission, invocation.target()) {
         Err(denial) => Err(Against::Roles(denial)),
+        Ok(_) if !is_open => Err(Against::Spec(permission)),
+        Ok(_) if !is_within => Err(Against::Scopes(permission)),
+        Ok(permit) => Ok(permit),
     };
     let (entry, result) = (permission.entry(), if decided.is_ok() { "allowed" } else { "denied" });
     let labels = Authorization { resource: entry.resource, action: entry.verb, result };
@@ -315,15 +318,13 @@ fn decide(
     permission: Permission,
     invocation: &dyn Invocation,
 ) -> Result<Permit, Refusal> {
-    let decided = permitted(core, call, &call.caller.grants, permission, invocation);
-    match (usable(tool, &call.caller).any(|usable| usable == permission), decided) {
-        (true, decided) => decided.map_err(|against| match against {
-            Against::Roles(denial) => Refusal::Denied(denial),
-            Against::Scopes(permission) => Refusal::Scope(permission),
-        }),
-        (false, Err(Against::Roles(denial))) => Err(Refusal::Resource(Some(denial))),
-        (false, _) => Err(Refusal::Resource(None)),
-    }
+    permitted(core, call, &call.caller, (tool, permission), invocation).map_err(|against| {
+        match (usable(tool, &call.caller).any(|usable| usable == permission), against) {
+            (true, Against::Roles(denial)) => Refusal::Denied(denial),
+            (true, Against::Scopes(permission)) => Refusal::Scope(permission),
+            (_, against) => Refusal::Resource(Some(against)),
+        }
+    })
 }
 
 /// Records what is about to change or reveal something. No record, no effect.
