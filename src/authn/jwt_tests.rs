@@ -168,6 +168,19 @@ fn a_token_without_scopes_may_do_nothing_where_scopes_are_required() {
 }
 
 #[test]
+fn what_a_token_says_of_roles_and_permissions_makes_nobody_of_its_caller() {
+    let key = world().key(Algorithm::EdDSA);
+    let plain = judge(&key.token(&claims()), &world().public_rules).expect("accepted");
+    for said in [json!("admin"), json!(["admin", "k8s:*", "*"]), json!({"k8s:*": true})] {
+        let mut claims = claims();
+        for claim in ["permissions", "permission", "roles", "role", "realm_access", "authorities"] {
+            claims[claim] = said.clone();
+        }
+        assert_eq!(judge(&key.token(&claims), &world().public_rules), Ok(plain.clone()), "{said}");
+    }
+}
+
+#[test]
 fn a_token_without_an_id_has_one_that_its_holder_cannot_change() {
     let key = world().key(Algorithm::ES256);
     let claims = claims_with("jti", None);

@@ -194,3 +194,27 @@ fn the_wildcard_matcher_agrees_with_its_definition() {
     let hostile = format!("{}b", "a*".repeat(30));
     assert!(!wildcard(&hostile, &"a".repeat(60)));
 }
+
+#[test]
+fn of_several_roles_and_patterns_that_grant_the_first_is_named() {
+    let role = |name: &str, permissions: &[&str]| {
+        let role: McpRole = serde_json::from_value(json!({
+            "apiVersion": "portcullis.dev/v1alpha1", "kind": "McpRole",
+            "metadata": {"name": name, "namespace": "agents"}, "spec": {"permissions": permissions},
+        }))
+        .expect("a role");
+        Arc::new(Role::from_role(&role, &|_| None).expect("valid"))
+    };
+    let decided = |roles: [&Arc<Role>; 3]| {
+        let permit = authorize(&roles.map(Arc::clone), LIST, Target::Namespace("agents")).expect("granted");
+        (permit.role().to_string(), permit.rule())
+    };
+    let none = role("a", &["k8s:services:list"]);
+    for patterns in [["k8s:pods:*", "k8s:pods:list"], ["k8s:pods:list", "k8s:pods:*"], ["*", "k8s:*:list"]] {
+        let (first, second) = (role("b", &patterns), role("c", &["k8s:*"]));
+        let expected = ("McpRole agents/b".to_owned(), patterns[0].to_owned());
+        for roles in [[&none, &first, &second], [&second, &first, &none], [&first, &none, &second]] {
+            assert_eq!(decided(roles), expected, "by name, however they are held");
+        }
+    }
+}

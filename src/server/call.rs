@@ -17,12 +17,12 @@ use super::draft::{Call, Decision, Verdict};
 use super::habits::Unusual;
 use super::request::{Caller, Core};
 use super::result;
-use super::toolbox::usable;
+use super::toolbox::{opens, usable};
 use crate::audit::without_secrets;
 use crate::authn::Reason;
 use crate::authz::anomaly::Anomaly;
 use crate::authz::{
-    Class, Confinement, Denial, Grants, Permission, Permit, Target, Violation, authorize, within_scopes,
+    Class, Confinement, Denial, Permission, Permit, Target, Violation, authorize, within_scopes,
 };
 use crate::metrics::{Authorization, ToolCall};
 use crate::tools::{Context, Invocation, Needs, Output, Tool, ToolError, UNKNOWN_RESOURCE};
@@ -49,8 +49,8 @@ enum Refusal {
     Unusual(Anomaly),
     /// The arguments name a resource that there is none of, or one of which the caller must not know.
     #[error("invalid arguments: {UNKNOWN_RESOURCE}")]
-    Resource(Option<Denial>),
-    #[error("permission denied: the scopes of the credential do not reach to {0}")]
+    Resource(Option<Against>),
+    #[error("permission denied: {}", Against::Scopes(*.0))]
     Scope(Permission),
     #[error("the API server has been out of reach for too long; only reading is possible until it is back")]
     Stale,
@@ -70,6 +70,20 @@ enum Refusal {
     TooLarge(result::TooLarge),
 }
 
+/// What is against a call.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Against {
+    /// No role grants it there, or the tenant is in the way.
+    #[error("{0}")]
+    Roles(Denial),
+    /// A role grants it, and the spec of the server denies it.
+    #[error("the server does not offer the tool for {0}")]
+    Spec(Permission),
+    /// A role grants it, and the credential is not for it.
+    #[error("the scopes of the credential do not reach to {0}")]
+    Scopes(Permission),
+}
+
 fn place(denial: &Denial) -> String {
     place_of(denial.namespace.as_ref())
 }
@@ -81,12 +95,13 @@ fn place_of(namespace: Option<&String>) -> String {
 impl Refusal {
     fn verdict(&self) -> Verdict {
         match self {
-            Refusal::Denied(denial) | Refusal::Resource(Some(denial)) if denial.cause.is_tenancy() => {
+            Refusal::Denied(denial) | Refusal::Resource(Some(Against::Roles(denial)))
+                if denial.cause.is_tenancy() =>
+            {
                 Verdict::violation(Violation::TenantIsolation, denial.to_string())
             }
-            Refusal::Denied(denial) | Refusal::Resource(Some(denial)) => {
-                Verdict::denied("permission", denial.to_string())
-            }
+            Refusal::Denied(denial) => Verdict::denied("permission", denial.to_string()),
+            Refusal::Resource(Some(against)) => Verdict::denied("permission", against.to_string()),
             Refusal::Withdrawn { why, .. } => Verdict::violation(Violation::StalePermit, why.clone()),
             Refusal::Unusual(anomaly) => Verdict::anomalous(anomaly),
             Refusal::Resource(None) => Verdict::failure("invalid_arguments", self.to_string()),
@@ -135,9 +150,13 @@ pub(super) async fn run(
     };
     // Over Streamable HTTP such a call is refused before it gets here; a permit needs the roles and the scopes anyway.
     if let Some((tool, needed)) = core.toolbox.short_of_scope(name, &call.caller) {
-        call.draft().tool = Some(tool.name.to_owned());
-        let text = format!("the scopes of the credential do not reach to {needed}");
-        call.decide(Verdict::denied("insufficient_scope", text));
+        let (resource, namespace) = aim(tool, arguments).unzip();
+        let mut draft = call.draft();
+        draft.tool = Some(tool.name.to_owned());
+        (draft.resource, draft.namespace) = (resource, namespace.flatten());
+        draft.decision = Some(Decision { permission: needed, granted_by: None });
+        drop(draft);
+        call.decide(Verdict::denied("insufficient_scope", Against::Scopes(needed).to_string()));
         return Err(NoTool::OutOfScope(needed));
     }
     let guarded = AssertUnwindSafe(attempt(core, call, tool, arguments, cancelled)).catch_unwind().await;
@@ -170,9 +189,12 @@ async fn attempt(
         Needs::Permission(permission) => permission,
         Needs::Verb(_) => invocation.permission().ok_or(Refusal::Resource(None))?,
     };
-    let permit = decide(core, call, tool, permission, &*invocation)
-        .inspect_err(|_| core.habits.note_refusal(&call.caller))?;
-    within(call, permission)?;
+    let permit = decide(core, call, tool, permission, &*invocation).inspect_err(|refusal| {
+        // A credential that is too narrow is not a caller that tries its luck.
+        if !matches!(refusal, Refusal::Scope(_)) {
+            core.habits.note_refusal(&call.caller);
+        }
+    })?;
     let class = permission.class();
     heed(core, call, core.habits.judge_class(&call.caller, class)).await?;
     // Before the intent, which says that something is about to happen. Waiting and running together must end before
@@ -240,24 +262,29 @@ fn still_permitted<'a>(
     if Arc::ptr_eq(&snapshot, &caller.snapshot) {
         return Ok((permit, Cow::Borrowed(caller)));
     }
-    let permit = permitted(core, call, &grants, permission, invocation)
-        .map_err(|denial| withdrawn(denial.to_string()))?;
     let caller = Caller { grants, snapshot, ..caller.clone() };
-    if core.toolbox.find(tool.name, &caller).is_none() {
-        return Err(withdrawn("the server does not offer the tool any more".to_owned()));
-    }
+    let permit = permitted(core, call, &caller, (tool, permission), invocation)
+        .map_err(|against| withdrawn(against.to_string()))?;
     Ok((permit, Cow::Owned(caller)))
 }
 
-/// Asks whether the caller may do this, here.
+/// Asks whether the caller may do this, here: by its roles, by the server's spec, and by the scopes of its credential.
 fn permitted(
     core: &Core,
     call: &Call,
-    grants: &Grants,
-    permission: Permission,
+    caller: &Caller,
+    (tool, permission): (&'static Tool, Permission),
     invocation: &dyn Invocation,
-) -> Result<Permit, Denial> {
-    let decided = authorize(grants, permission, invocation.target());
+) -> Result<Permit, Against> {
+    let (server, scopes) = (caller.snapshot.server.as_ref(), caller.identity.scopes.as_ref());
+    let is_open = server.is_some_and(|server| opens(&server.spec.tools, tool, permission));
+    let is_within = scopes.is_none_or(|scopes| within_scopes(scopes, permission));
+    let decided = match authorize(&caller.grants, permission, invocation.target()) {
+        Err(denial) => Err(Against::Roles(denial)),
+        Ok(_) if !is_open => Err(Against::Spec(permission)),
+        Ok(_) if !is_within => Err(Against::Scopes(permission)),
+        Ok(permit) => Ok(permit),
+    };
     let (entry, result) = (permission.entry(), if decided.is_ok() { "allowed" } else { "denied" });
     let labels = Authorization { resource: entry.resource, action: entry.verb, result };
     core.metrics.authorizations.get_or_create(&labels).inc();
@@ -267,6 +294,12 @@ fn permitted(
     let granted_by = decided.as_ref().ok().map(|permit| (permit.role().to_string(), permit.rule()));
     draft.decision = Some(Decision { permission, granted_by });
     decided
+}
+
+/// What a call acts on and where, as far as its arguments say, for the record of a call that gets no further.
+pub(super) fn aim(tool: &Tool, arguments: Map<String, Value>) -> Option<(String, Option<String>)> {
+    let invocation = (tool.parse)(arguments).ok()?;
+    Some((invocation.resource(), namespace(&*invocation)))
 }
 
 fn namespace(invocation: &dyn Invocation) -> Option<String> {
@@ -285,20 +318,13 @@ fn decide(
     permission: Permission,
     invocation: &dyn Invocation,
 ) -> Result<Permit, Refusal> {
-    let decided = permitted(core, call, &call.caller.grants, permission, invocation);
-    match (usable(tool, &call.caller).any(|usable| usable == permission), decided) {
-        (true, decided) => decided.map_err(Refusal::Denied),
-        (false, decided) => Err(Refusal::Resource(decided.err())),
-    }
-}
-
-/// Whether the scopes of the credential reach to what the arguments have chosen.
-fn within(call: &Call, permission: Permission) -> Result<(), Refusal> {
-    let scopes = call.caller.identity.scopes.as_ref();
-    match scopes.is_none_or(|scopes| within_scopes(scopes, permission)) {
-        true => Ok(()),
-        false => Err(Refusal::Scope(permission)),
-    }
+    permitted(core, call, &call.caller, (tool, permission), invocation).map_err(|against| {
+        match (usable(tool, &call.caller).any(|usable| usable == permission), against) {
+            (true, Against::Roles(denial)) => Refusal::Denied(denial),
+            (true, Against::Scopes(permission)) => Refusal::Scope(permission),
+            (_, against) => Refusal::Resource(Some(against)),
+        }
+    })
 }
 
 /// Records what is about to change or reveal something. No record, no effect.

@@ -13,9 +13,10 @@ use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::Incoming;
 use jiff::Timestamp;
 use serde::Serialize;
-use serde_json::json;
+use serde_json::{Map, Value, json};
 
 use super::about;
+use super::call::{Against, aim};
 use super::client_tls::Asking;
 use super::hosts::{Foreign, OwnHosts};
 use super::listener::Connection;
@@ -234,7 +235,10 @@ impl Endpoint {
         let (tool, needed) = core.toolbox.short_of_scope(envelope.tool.as_deref()?, caller)?;
         let mut event = self.event_of(caller, "tools/call", Outcome::Denied, INSUFFICIENT_SCOPE);
         event.tool = Some(tool.name.to_owned());
-        event.error_message = Some(format!("the scopes of the credential do not reach to {needed}"));
+        let (resource, namespace) = arguments(body).and_then(|given| aim(tool, given)).unzip();
+        (event.resource, event.namespace) = (resource, namespace.flatten());
+        event.error_message = Some(Against::Scopes(needed).to_string());
+        event.metadata.insert("permission".to_owned(), needed.to_string());
         event.metadata.insert("transport".to_owned(), Channel::StreamableHttp.as_str().to_owned());
         core.record(event).await;
         let message = format!("insufficient scope: {needed} is needed");
@@ -408,6 +412,15 @@ pub(super) async fn read(body: Incoming, limit: usize) -> Result<Bytes, Unreadab
         Ok(Err(error)) if error.is::<LengthLimitError>() => Err(Unreadable::TooLarge),
         Ok(Err(_)) => Err(Unreadable::Broken),
         Err(_) => Err(Unreadable::TooSlow),
+    }
+}
+
+/// The arguments of a call of a tool.
+fn arguments(message: &[u8]) -> Option<Map<String, Value>> {
+    let mut message: Value = serde_json::from_slice(message).ok()?;
+    match message.pointer_mut("/params/arguments").map(Value::take) {
+        Some(Value::Object(arguments)) => Some(arguments),
+        _ => None,
     }
 }
 

@@ -147,13 +147,14 @@ fn every_tool_takes_what_its_schema_requires_and_refuses_what_it_does_not_know()
             let value = match name {
                 "replicas" => json!(3),
                 "resource" => json!("pods"),
+                "namespace" => json!("shop"),
                 _ => json!("web"),
             };
             given.insert(name.to_owned(), value);
         }
         let call = (tool.parse)(given.clone()).unwrap_or_else(|error| panic!("{}: {error}", tool.name));
         let expected =
-            if given.contains_key("namespace") { Target::Namespace("web") } else { Target::Anywhere };
+            if given.contains_key("namespace") { Target::Namespace("shop") } else { Target::Anywhere };
         assert_eq!(call.target(), expected, "{}", tool.name);
         let permission = tool
             .needs
@@ -162,6 +163,9 @@ fn every_tool_takes_what_its_schema_requires_and_refuses_what_it_does_not_know()
         let entry = permission.expect("the tool can need it").entry();
         if entry.family == "k8s" {
             assert!(call.resource().starts_with(entry.resource), "{}", call.resource());
+        }
+        if given.contains_key("name") {
+            assert!(call.resource().ends_with("/web"), "{}: {}", tool.name, call.resource());
         }
         given.insert("confirm".to_owned(), json!(true));
         let error = (tool.parse)(given).map(|_| ()).expect_err("refused").to_string();

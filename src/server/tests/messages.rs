@@ -1,3 +1,4 @@
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -106,10 +107,15 @@ async fn a_call_is_run_answered_and_on_record() {
         assert_eq!(reply["result"]["structuredContent"], json!({"namespace": "agents"}));
         let event = fixture.last_event();
         assert_eq!((event.event_type, event.result), (Kind::McpRequest, Outcome::Success));
+        assert_eq!((event.user.as_str(), event.credential_id), ("ci-bot", Some(key_id(&fixture.key))));
         assert_eq!((event.tool.as_deref(), event.namespace.as_deref()), (Some("echo"), Some("agents")));
         assert_eq!(event.reason.as_deref(), Some("McpRole agents/viewer"));
     }
     assert_eq!(fixture.events().len(), 2, "reading leaves one event per call");
+    let body = call("echo", json!({"namespace": "agents"})).to_string();
+    fixture.reply(fixture.post("/mcp", &[("x-api-key", &fixture.other_key)], body)).await;
+    let event = fixture.last_event();
+    assert_eq!((event.user.as_str(), event.credential_id), ("other-bot", Some(key_id(&fixture.other_key))));
     fixture.stop().await;
 }
 
@@ -172,6 +178,34 @@ async fn a_resource_that_must_not_be_known_is_answered_as_one_that_does_not_exis
     let event = fixture.events().into_iter().find(|event| event.resource.as_deref() == Some("services"));
     let event = event.expect("the refusal is on record as what it was");
     assert_eq!((event.result, event.metadata["permission"].as_str()), (Outcome::Denied, "k8s:services:list"));
+    fixture.stop().await;
+}
+
+#[tokio::test]
+async fn a_resource_that_the_server_denies_is_answered_alike_and_counts_as_nothing_else() {
+    let fixture = start().await;
+    fixture.publish(|objects| {
+        let role = Arc::make_mut(objects.roles.get_mut("viewer").expect("there"));
+        role.spec.permissions = vec!["k8s:pods:list".to_owned(), "k8s:services:list".to_owned()];
+        let server = Arc::make_mut(objects.server.as_mut().expect("there"));
+        server.spec.tools.deny = vec!["pods_list".to_owned()];
+    });
+    let call = async |arguments: Value| {
+        let reply = fixture.call("resources_list", arguments).await.json();
+        reply["result"]["content"][0]["text"].as_str().expect("a text").to_owned()
+    };
+    let nothing = call(json!({"resource": "widgets.example.com"})).await;
+    assert_eq!(call(json!({"resource": "pods", "namespace": "agents"})).await, nothing);
+    let event = fixture.last_event();
+    assert_eq!((event.result, event.reason.as_deref()), (Outcome::Denied, Some("permission")));
+    let message = "the server does not offer the tool for k8s:pods:list";
+    assert_eq!(event.error_message.as_deref(), Some(message));
+    assert_eq!((&*event.metadata["permission"], event.metadata.get("rule")), ("k8s:pods:list", None));
+    let counted = |result: &str| {
+        let labels = format!(r#"{{resource="pods",action="list",result="{result}"}}"#);
+        fixture.counted(&format!("mcp_authorization_checks_total{labels}"))
+    };
+    assert_eq!((counted("denied"), counted("allowed")), (Some(1), None));
     fixture.stop().await;
 }
 

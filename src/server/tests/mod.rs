@@ -7,6 +7,7 @@ mod fixture;
 mod limits;
 mod messages;
 mod oauth;
+mod paths;
 mod plain;
 mod reasons;
 mod refusals;

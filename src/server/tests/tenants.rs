@@ -340,6 +340,30 @@ async fn access_whoami_says_who_is_calling_and_what_it_may_do_without_a_secret()
 }
 
 #[tokio::test]
+async fn access_whoami_tells_each_caller_of_one_policy_its_own() {
+    let (fixture, _api) = start_tenants().await;
+    for _ in 0..2 {
+        for (key, user, tenant, own) in [
+            (&fixture.key, "ci-bot", "red", json!(["red-1", "red-2"])),
+            (&fixture.other_key, "other-bot", "blue", json!(["blue-1"])),
+        ] {
+            let answer = ask(&fixture, key, "access_whoami", json!({})).await;
+            let told = &answer["result"]["structuredContent"];
+            assert_eq!((&told["user"], &told["tenant"]), (&json!(user), &json!(tenant)), "{answer}");
+            assert_eq!(told["credentialId"], key_id(key));
+            let permissions = told["permissions"].as_array().expect("permissions").iter();
+            let places =
+                permissions.filter(|one| one["permission"].as_str().expect("text").starts_with("k8s:"));
+            let places: Vec<_> = places.map(|one| &one["namespaces"]).collect();
+            assert!(!places.is_empty() && places.iter().all(|place| **place == own), "{answer}");
+            assert!(text(&answer).starts_with(&format!("You are {user}, ")), "{}", text(&answer));
+            assert_eq!(fixture.last_event().user, user);
+        }
+    }
+    fixture.stop().await;
+}
+
+#[tokio::test]
 async fn access_whoami_tells_what_the_scopes_of_a_credential_keep_from_its_caller() {
     let (fixture, _api) = start_tenants().await;
     set_signing_key(&fixture);

@@ -161,6 +161,71 @@ async fn a_token_ends_with_its_key_and_before_it() {
     fixture.stop().await;
 }
 
+/// Enables tokens and lets the role of both keys grant these.
+fn grant(fixture: &Fixture, permissions: &[&str]) {
+    fixture.publish(|objects| {
+        Arc::make_mut(objects.server.as_mut().expect("there")).spec.authentication.tokens.enabled = true;
+        let role = Arc::make_mut(objects.roles.get_mut("viewer").expect("there"));
+        role.spec.permissions = permissions.iter().map(|&permission| permission.to_owned()).collect();
+    });
+}
+
+#[tokio::test]
+async fn a_token_loses_what_the_role_of_its_key_loses_while_it_lives() {
+    let fixture = start_with_tokens().await;
+    let own = token(&fixture, json!({})).await;
+    let bearer = format!("Bearer {own}");
+    let list = json!({"jsonrpc": "2.0", "id": 1, "method": "tools/list"}).to_string();
+    let listed = async || {
+        let reply =
+            fixture.reply(fixture.post("/mcp", &[("authorization", &bearer)], list.clone())).await.json();
+        let tools = reply["result"]["tools"].as_array().expect("tools").iter();
+        tools.map(|tool| tool["name"].as_str().expect("a name").to_owned()).collect::<Vec<_>>()
+    };
+    assert!(listed().await.contains(&"echo".to_owned()));
+    assert_eq!(called(&fixture, &own, "echo").await.json()["result"]["isError"], json!(false));
+    grant(&fixture, &["k8s:deployments:scale"]);
+    let refused = called(&fixture, &own, "echo").await.json();
+    let unknown = json!({"code": -32602, "message": "unknown tool: echo"});
+    assert_eq!(refused["error"], unknown, "{refused}");
+    let event = fixture.last_event();
+    assert_eq!((event.auth_type.as_str(), event.result), ("token", Outcome::Denied));
+    assert_eq!(listed().await, ["write"]);
+    assert_eq!(called(&fixture, &own, "write").await.json()["result"]["isError"], json!(false));
+    fixture.stop().await;
+}
+
+#[tokio::test]
+async fn a_resource_out_of_the_scopes_is_refused_and_counts_as_nothing_else() {
+    let fixture = start_with_tokens().await;
+    grant(&fixture, &["k8s:pods:list", "k8s:services:list"]);
+    let narrow = token(&fixture, json!({"scope": "k8s:services:list"})).await;
+    let bearer = format!("Bearer {narrow}");
+    let ask = async |resource: &str| {
+        let body = call("resources_list", json!({"resource": resource, "namespace": "agents"})).to_string();
+        let reply = fixture.reply(fixture.post("/mcp", &[("authorization", &bearer)], body)).await;
+        reply.json()["result"]["content"][0]["text"].as_str().expect("a text").to_owned()
+    };
+    let text = "permission denied: the scopes of the credential do not reach to k8s:pods:list";
+    assert_eq!(ask("pods").await, text);
+    let event = fixture.last_event();
+    assert_eq!((event.event_type, event.result), (Kind::Authorization, Outcome::Denied));
+    assert_eq!(event.reason.as_deref(), Some("insufficient_scope"));
+    assert_eq!((event.tool.as_deref(), event.namespace.as_deref()), (Some("resources_list"), Some("agents")));
+    assert_eq!((event.resource.as_deref(), &*event.metadata["permission"]), (Some("pods"), "k8s:pods:list"));
+    assert_eq!(event.metadata.get("rule"), None, "{event:?}");
+    let counted = |result: &str| {
+        let labels = format!(r#"{{resource="pods",action="list",result="{result}"}}"#);
+        fixture.counted(&format!("mcp_authorization_checks_total{labels}"))
+    };
+    assert_eq!((counted("denied"), counted("allowed")), (Some(1), None));
+    // No cluster is there to answer, but it is asked.
+    assert!(!ask("services").await.starts_with("permission denied"), "within the scopes");
+    // Of what no role grants nothing is said, whatever the scopes are.
+    assert!(ask("secrets").await.starts_with("invalid arguments"));
+    fixture.stop().await;
+}
+
 #[tokio::test]
 async fn a_token_whose_scopes_fall_short_is_told_what_it_needs() {
     let fixture = start_with_tokens().await;
@@ -190,6 +255,9 @@ async fn a_token_whose_scopes_fall_short_is_told_what_it_needs() {
             (event.reason.as_deref(), event.tool.as_deref()),
             (Some("insufficient_scope"), Some("echo"))
         );
+        assert_eq!(event.metadata["permission"], "k8s:pods:list", "what was asked for");
+        assert_eq!((event.namespace.as_deref(), event.resource.as_deref()), (Some("agents"), Some("pods")));
+        assert_eq!(event.metadata.get("rule"), None, "{event:?}");
     }
     // The scope is there, and no role is: scopes never add.
     let reply = called(&fixture, &narrow, "not_granted").await;
@@ -216,5 +284,9 @@ async fn over_sse_a_scope_that_falls_short_is_an_error_in_the_stream() {
     assert_eq!(answer["error"]["data"], json!({"scope": "k8s:pods:list"}));
     let event = fixture.last_event();
     assert_eq!((event.result, event.reason.as_deref()), (Outcome::Denied, Some("insufficient_scope")));
+    assert_eq!(
+        (&*event.metadata["permission"], event.namespace.as_deref()),
+        ("k8s:pods:list", Some("agents"))
+    );
     fixture.stop().await;
 }

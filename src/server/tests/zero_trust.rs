@@ -244,6 +244,43 @@ async fn a_call_that_waits_while_its_role_its_tool_or_its_key_is_withdrawn_never
 }
 
 #[tokio::test]
+async fn a_call_that_waits_while_the_server_denies_its_resource_never_runs() {
+    let setup = Setup { call: Some(Duration::from_secs(20)), ..Setup::default() };
+    let fixture = start_with(setup).await;
+    let granted = ["k8s:deployments:restart", "k8s:pods:list", "k8s:services:list"];
+    set(&fixture, &granted, AnomalyMode::Disabled);
+    let gate = call("gate", here());
+    let other = fixture.other_key.clone();
+    let holding = futures::future::join_all((0..64).map(|_| {
+        let request = fixture.post("/mcp", &[("x-api-key", &other)], gate.to_string());
+        fixture.reply(request)
+    }));
+    let denying = async {
+        let intents = || fixture.events().iter().filter(|event| event.result == Outcome::Intent).count();
+        eventually("every place is taken", || intents() == 64).await;
+        let judged = r#"mcp_authorization_checks_total{resource="pods",action="list",result="allowed"}"#;
+        let waiting = fixture.call("resources_list", json!({"resource": "pods", "namespace": "agents"}));
+        let freeing = async {
+            eventually("it is permitted and waits", || fixture.counted(judged) == Some(1)).await;
+            fixture.publish(|objects| {
+                let role = Arc::make_mut(objects.roles.get_mut("viewer").expect("there"));
+                role.spec.permissions = granted.map(str::to_owned).to_vec();
+                server_of(objects).tools.deny = vec!["pods_list".to_owned()];
+            });
+            GATE.add_permits(64);
+        };
+        tokio::join!(waiting, freeing).0
+    };
+    let (_, waited) = tokio::join!(holding, denying);
+    let text = "permission denied: k8s:pods:list in namespace \"agents\"";
+    assert_eq!(waited.json()["result"]["content"][0]["text"], text);
+    let events = fixture.events();
+    let [violation] = violations(&events)[..] else { panic!("{events:?}") };
+    assert_eq!(said(violation), (Outcome::Denied, "stale_permit", None));
+    fixture.stop().await;
+}
+
+#[tokio::test]
 async fn a_well_known_key_from_another_network_is_refused_until_a_person_names_the_network() {
     let fixture = start().await;
     set(&fixture, &["k8s:pods:list"], AnomalyMode::Enforce);

@@ -9,7 +9,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::api::{ClusterMcpRole, McpRole, names};
+use crate::api::{ClusterMcpRole, McpApiKey, McpRole, names};
 use crate::authn::Identity;
 use crate::authz::Object;
 use crate::authz::random::Random;
@@ -40,20 +40,25 @@ fn objects(tools: &Value) -> Objects {
     }
 }
 
+/// A key with roles.
+fn key(name: &str, id: &str, roles: &Value) -> Arc<McpApiKey> {
+    let key = json!({
+        "apiVersion": "portcullis.dev/v1alpha1", "kind": "McpApiKey",
+        "metadata": {"name": name, "namespace": "agents"},
+        "spec": {"identity": format!("{name}-bot"), "servers": ["ops"], "roles": roles},
+        "status": {"keys": [{"id": id, "digest": format!("sha256:{}", "ab".repeat(32)),
+            "createdAt": "2026-01-01T00:00:00Z", "state": "Active"}]},
+    });
+    Arc::new(serde_json::from_value(key).expect("a key"))
+}
+
 /// A caller with a key that names every role of the objects.
 fn caller(mut objects: Objects, scopes: Option<Vec<String>>) -> Caller {
     let role = |kind: &str, name: &String| json!({"kind": kind, "name": name});
     let roles: Vec<Value> = (objects.roles.keys().map(|name| role("McpRole", name)))
         .chain(objects.cluster_roles.keys().map(|name| role("ClusterMcpRole", name)))
         .collect();
-    let key = json!({
-        "apiVersion": "portcullis.dev/v1alpha1", "kind": "McpApiKey",
-        "metadata": {"name": "ci", "namespace": "agents"},
-        "spec": {"identity": "ci-bot", "servers": ["ops"], "roles": roles},
-        "status": {"keys": [{"id": "k1", "digest": format!("sha256:{}", "ab".repeat(32)),
-            "createdAt": "2026-01-01T00:00:00Z", "state": "Active"}]},
-    });
-    objects.keys.insert("ci".to_owned(), Arc::new(serde_json::from_value(key).expect("a key")));
+    objects.keys.insert("ci".to_owned(), key("ci", "k1", &json!(roles)));
     let snapshot = Arc::new(Snapshot::build(&objects, "agents", "ops", OPERATOR_NAMESPACE));
     let identity = Identity { scopes, ..Identity::new(Method::ApiKey, "ci-bot", "k1") };
     Caller {
@@ -161,6 +166,40 @@ fn without_a_role_every_tool_is_unknown() {
     assert_eq!(toolbox.list(&operator).len(), registry().len(), "the operator's handshake lists");
     for name in registry().iter().flat_map(all_names) {
         assert!(toolbox.find(name, &operator).is_none(), "and does nothing else: {name}");
+    }
+}
+
+#[test]
+fn callers_of_one_policy_each_see_their_own_tools() {
+    let mut objects = objects(&json!({}));
+    for (name, permission) in [("one", "k8s:pods:logs"), ("two", "k8s:deployments:scale")] {
+        let role = parse(
+            "McpRole",
+            json!({"name": name, "namespace": "agents"}),
+            json!({"permissions": [permission]}),
+        );
+        objects.roles.insert(name.to_owned(), role);
+        let roles = json!([{"kind": "McpRole", "name": name}]);
+        objects.keys.insert(name.to_owned(), key(name, name, &roles));
+    }
+    let both = caller(objects, None);
+    let holder = |name: &str| Caller {
+        identity: Identity::new(Method::ApiKey, name, name),
+        grants: both.snapshot.grants_of_key(name).expect("there is a key"),
+        ..both.clone()
+    };
+    let (one, two) = (holder("one"), holder("two"));
+    let toolbox = Toolbox::new(registry());
+    for _ in 0..2 {
+        for (caller, tools) in [
+            (&one, &["pods_log"][..]),
+            (&two, &["deployments_scale"]),
+            (&both, &["deployments_scale", "pods_log"]),
+        ] {
+            let list = toolbox.list(caller);
+            assert_eq!(list.iter().map(|tool| &*tool.name).collect::<Vec<_>>(), tools);
+            assert_eq!(*toolbox.names(caller), *tools);
+        }
     }
 }
 

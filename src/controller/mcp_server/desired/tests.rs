@@ -6,7 +6,9 @@ use kube::ResourceExt;
 use serde_json::json;
 
 use super::*;
+use crate::alone::alone;
 use crate::api::{ClusterMcpRole, MaterialKind, McpRole, McpServer};
+use crate::authz::extension::Extension;
 use crate::authz::{NamespaceLabels, Role};
 use crate::controller::mcp_server::materials::Material;
 use crate::controller::mcp_server::validate::{Referred, validate};
@@ -358,4 +360,19 @@ fn a_binding_names_the_servers_account_and_is_owned_inside_its_namespace_only() 
         json!([{"kind": "ServiceAccount", "name": "ops-mcp", "namespace": "agents"}])
     );
     assert_eq!(binding("team-a").cluster_role_binding("agents", "ops"), None);
+}
+
+#[test]
+fn managing_secrets_is_bound_where_a_role_grants_it_and_the_values_let_it() {
+    let name = "controller::mcp_server::desired::tests::managing_secrets_is_bound_where_a_role_grants_it_and_the_values_let_it";
+    if !alone(name) {
+        return;
+    }
+    let extension = Extension::parse(r#"{"secrets": {"manage": true}}"#).expect("valid");
+    extension.install().expect("the first");
+    assert_eq!(granted(&[role("['k8s:secrets:manage']")]), ["agents -> secrets:manage"]);
+    let fleet = cluster_role("['k8s:secrets:*']", "namespaces: ['team-*']");
+    assert_eq!(granted(&[fleet]), ["team-a -> secrets:manage", "team-b -> secrets:manage"]);
+    let everywhere = cluster_role("['k8s:secrets:manage']", "allNamespaces: true");
+    assert_eq!(granted(&[everywhere]), ["* -> secrets:manage"]);
 }

@@ -103,3 +103,31 @@ fn objects_without_a_namespace_are_for_roles_that_count_everywhere_and_for_no_te
         assert_eq!(denial.cause, Cause::OtherTenant { tenant: "blue".to_owned(), owner: None });
     }
 }
+
+#[test]
+fn managing_secrets_can_be_granted_where_the_values_say_so_and_opens_no_tool() {
+    if !alone(
+        "server::toolbox::tests::extended::managing_secrets_can_be_granted_where_the_values_say_so_and_opens_no_tool",
+    ) {
+        return;
+    }
+    let extension = Extension::parse(r#"{"secrets": {"manage": true}}"#).expect("valid");
+    extension.install().expect("the first");
+    let manage = Permission::named("secrets", "manage").expect("it was added");
+    for pattern in ["k8s:secrets:manage", "k8s:secrets:*", "k8s:*:manage"] {
+        let role = role(&[pattern], json!({"allNamespaces": true}));
+        assert_eq!(names_of(&role), ["k8s:secrets:manage"], "{pattern}");
+        assert!(authorize(&Grants::all_of([role]), manage, Target::Namespace("agents")).is_ok());
+    }
+    assert!(names_of(&role(&["k8s:*"], json!({"allNamespaces": true}))).contains(&manage.to_string()));
+    let role = parse(
+        "McpRole",
+        json!({"name": "keeper", "namespace": "agents"}),
+        json!({"permissions": ["k8s:secrets:manage"]}),
+    );
+    let keeper = BTreeMap::from([("keeper".to_owned(), role)]);
+    let caller = caller(Objects { roles: keeper, ..objects(&json!({})) }, None);
+    let toolbox = Toolbox::new(registry());
+    assert_eq!(listed_and_found_alike(&toolbox, &caller), BTreeSet::new());
+    assert!(registry().iter().all(|tool| !tool.needs.includes(manage)), "no tool needs it");
+}
