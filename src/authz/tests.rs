@@ -4,6 +4,8 @@ use super::scope::wildcard;
 use super::*;
 use crate::api::{ClusterMcpRole, McpRole};
 
+mod tenants;
+
 const OPERATOR_NAMESPACE: &str = "portcullis-system";
 
 fn role(permissions: &[&str]) -> Arc<Role> {

@@ -1,11 +1,9 @@
 //! The same with an extended catalogue. It is one for the life of a process, so these run in processes of their own.
 
-use fixedbitset::FixedBitSet;
-
 use super::*;
 use crate::alone::alone;
 use crate::authz::extension::Extension;
-use crate::authz::{Cause, Confinement, Grants, NamespaceLabels, Role, Roles};
+use crate::authz::{Grants, NamespaceLabels, Role};
 
 const EXTENSION: &str = r#"{
     "extra": [
@@ -76,31 +74,6 @@ fn wildcards_stand_for_what_was_added_and_resources_for_all_of_it_but_secrets() 
     let everything = granted("k8s:*");
     for name in fleets.into_iter().chain(widgets).chain(["k8s:secrets:get", "k8s:pods:list"]) {
         assert!(everything.iter().any(|granted| granted == name), "{name}");
-    }
-}
-
-#[test]
-fn objects_without_a_namespace_are_for_roles_that_count_everywhere_and_for_no_tenant() {
-    if !extended("objects_without_a_namespace_are_for_roles_that_count_everywhere_and_for_no_tenant") {
-        return;
-    }
-    let list = Permission::named("fleets.example.com", "list").expect("it was added");
-    let targets = [Target::Anywhere, Target::Namespace(""), Target::Namespace("agents")];
-    let everywhere = role(&["k8s:*"], json!({"allNamespaces": true}));
-    let patterns = role(&["k8s:*"], json!({"namespaces": ["*", "kube-system"]}));
-    for target in targets {
-        let permit = authorize(&Grants::all_of([everywhere.clone()]), list, target).expect("granted");
-        assert!(permit.is_cluster_wide() && !permit.covers("agents"));
-        let denial = authorize(&Grants::all_of([patterns.clone()]), list, target).expect_err("denied");
-        assert_eq!(denial.cause, Cause::NoRole);
-        let labels = BTreeMap::from([(names::TENANT_LABEL.to_owned(), "blue".to_owned())]);
-        let namespaces = NamespaceLabels::from([("agents".to_owned(), labels)]);
-        let roles = Arc::new(Roles::compile(vec![everywhere.clone()], &namespaces));
-        let mut held = FixedBitSet::with_capacity(1);
-        held.insert(0);
-        let tenant = Grants::new(roles, held.into(), Confinement::Tenant("blue".into()));
-        let denial = authorize(&tenant, list, target).expect_err("denied");
-        assert_eq!(denial.cause, Cause::OtherTenant { tenant: "blue".to_owned(), owner: None });
     }
 }
 
