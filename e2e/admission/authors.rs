@@ -47,15 +47,9 @@ async fn who_writes_a_role_must_hold_what_it_names() {
     let policy = "portcullis-role-author";
 
     soon_allowed("what the baseline covers", &writer, &role(json!(["k8s:namespaces:list"]))).await;
-    for permission in [
-        "k8s:*",
-        "k8s:*:*",
-        "k8s:pods:list",
-        "k8s:pods:*",
-        "k8s:*:list",
-        "k8s:deployments.apps:scale",
-        "k8s:pods.:list",
-    ] {
+    for permission in
+        ["k8s:*", "k8s:*:*", "k8s:pods:list", "k8s:pods:*", "k8s:*:list", "k8s:deployments.apps:scale"]
+    {
         refused(permission, policy, create(&writer, &role(json!([permission]))).await);
     }
     grant(&admin, ns, "writer", "portcullis:catalogue:pods:list").await;
@@ -206,7 +200,9 @@ async fn who_lacks_one_right_is_told_which_and_writes_no_role_with_it() {
     let (admin, chart) = (cluster::client().await, Chart::read());
     let namespace = cluster::temp_namespace(&admin, "lacking-authors").await;
     let (ns, owner) = (namespace.name(), namespace.owner());
-    let all = chart.permission("k8s:*");
+    let mut all = chart.permission("k8s:*");
+    // The mark on the right to restart allows nothing, so nobody is asked for it.
+    all.remove(&Right::new("portcullis.dev", "deployments", "restart"));
     let expected = |place: &str| -> BTreeSet<String> {
         let message = |right: &Right| format!("{LACKS} {}:{} in {place}", right.resource, right.verb);
         all.iter().map(message).collect()
@@ -234,6 +230,77 @@ async fn who_lacks_one_right_is_told_which_and_writes_no_role_with_it() {
             .await;
         }
     }
+}
+
+#[tokio::test]
+async fn who_does_not_hold_everything_names_nothing_ahead_of_the_catalogue() {
+    let admin = cluster::client().await;
+    let namespace = cluster::temp_namespace(&admin, "ahead-authors").await;
+    let (ns, owner) = (namespace.name(), namespace.owner());
+    grant(&admin, ns, "boss", "admin").await;
+    grant_added(&admin, ns, "boss").await;
+    let writer = format!("{ns}-writer");
+    author_without(&admin, &writer, &owner, &BTreeSet::new(), &Right::new("", "", "")).await;
+    let (boss, writer) = (acting_as("boss").await, acting_as(&writer).await);
+    let role = |permissions: Value| portcullis("McpRole", ns, "role", json!({"permissions": permissions}));
+    let wide = |permissions: Value| {
+        let spec = json!({"permissions": permissions, "namespaces": [ns],
+            "servers": [{"namespace": ns, "name": "ops"}]});
+        json!({"apiVersion": "portcullis.dev/v1alpha1", "kind": "ClusterMcpRole", "spec": spec, "metadata": {"name": ns}})
+    };
+    let known =
+        json!(["k8s:namespaces:list", "mcp:tools:access_whoami", "mcp:tools:*", "mcp:*", "*:tools:*"]);
+    soon_allowed("what nobody needs a right for", &writer, &role(known.clone())).await;
+    soon_allowed("the same in the whole cluster", &writer, &wide(known)).await;
+    let every_form = json!([
+        "*",
+        "*:*",
+        "k8s:*",
+        "k8s:*:*",
+        "k8s:pods:*",
+        "k8s:*:list",
+        "*:pods:logs",
+        "k8s:deployments.apps:scale",
+        "k8s:widgets.e2e.portcullis.dev:get",
+        "k8s:resources:list",
+        "k8s:resources:*"
+    ]);
+    soon_allowed("every form of what there is", &boss, &role(every_form)).await;
+    for unknown in [
+        "k8s:secrets:get",
+        "k8s:secrets:*",
+        "k8s:*:create",
+        "k8s:*:manage",
+        "k8s:resources:delete",
+        "k8s:pods:evict",
+        "k8s:pods.:list",
+        "k8s:pods.apps:list",
+        "k8s:gadgets.e2e.portcullis.dev:get",
+        "k8s:widgets:get",
+        "mcp:audit:read",
+        "mcp:tools:shell",
+        "k8s",
+        "k8s:pods",
+        "k8s:pods:list:now",
+        "other:pods:list",
+    ] {
+        let permissions = json!(["k8s:namespaces:list", unknown]);
+        for (author, object, place) in [
+            (&boss, role(permissions.clone()), "this namespace"),
+            (&writer, wide(permissions.clone()), "every namespace"),
+        ] {
+            let told = format!(
+                "spec.permissions names {unknown}, which is not in the catalogue of permissions; to name it ahead takes the right to everything in {place}"
+            );
+            let message = create(author, &object).await.expect_err(unknown);
+            assert!(message.ends_with(&told), "{unknown}: {message}");
+        }
+    }
+    let many = role(json!(vec!["k8s:deployments.apps:restart"; 128]));
+    allowed("the longest list within the budget", create(&boss, &many).await);
+    let ahead = json!(["k8s:secrets:get"]);
+    allowed("ahead by who holds everything", create(&admin, &role(ahead.clone())).await);
+    allowed("ahead in the whole cluster", create(&admin, &wide(ahead)).await);
 }
 
 #[tokio::test]

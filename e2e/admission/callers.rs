@@ -64,6 +64,14 @@ async fn who_names_new_proofs_of_callers_needs_the_verb_bind_and_who_takes_them_
         })
         .await;
     }
+    let audience = "https://wiki.example.com";
+    for (what, widened) in [
+        ("audiences", json!({"serviceAccounts": {"enabled": true, "audiences": [audience]}})),
+        ("a resource", json!({"serviceAccounts": {"enabled": true}, "resource": audience})),
+    ] {
+        refused(what, PROOFS, create(&plain, &server(ns, "new", &widened)).await);
+        allowed(what, create(&binder, &server(ns, "new", &widened)).await);
+    }
     given(&admin, &server(ns, "old", &json!({}))).await;
     for (what, proof) in proofs() {
         let old = server(ns, "old", &json!({}));
@@ -71,11 +79,18 @@ async fn who_names_new_proofs_of_callers_needs_the_verb_bind_and_who_takes_them_
         refused(what, PROOFS, change(&plain, &old, patch.clone()).await);
         allowed(what, change(&binder, &old, patch).await);
     }
+    let off = server(ns, "off", &json!({"serviceAccounts": {"enabled": false, "audiences": [audience]}}));
+    given(&admin, &off).await;
+    let on = json!({"spec": {"authentication": {"serviceAccounts": {"enabled": true}}}});
+    refused("an audience that was there", PROOFS, change(&plain, &off, on).await);
     let mut all = json!({});
     for (_, proof) in proofs() {
         all.as_object_mut().expect("an object").extend(proof.as_object().expect("an object").clone());
     }
     all["jwt"] = json!([{"issuer": "https://a.example.com"}, {"issuer": "https://b.example.com"}]);
+    all["resource"] = json!("https://mcp.example.com");
+    let audiences = ["https://mcp.example.com", "https://tools.example.com"];
+    all["serviceAccounts"] = json!({"enabled": true, "audiences": audiences});
     let full = server(ns, "full", &all);
     given(&admin, &full).await;
     for (what, taken) in [
@@ -85,6 +100,8 @@ async fn who_names_new_proofs_of_callers_needs_the_verb_bind_and_who_takes_them_
         ("no authority", json!({"clientCertificates": null})),
         ("nobody without a proof", json!({"anonymous": null})),
         ("a caller blocked", json!({"blocked": [{"kind": "User", "name": "mallory"}]})),
+        ("an audience less", json!({"serviceAccounts": {"audiences": ["https://mcp.example.com"]}})),
+        ("no ServiceAccounts", json!({"serviceAccounts": {"enabled": false}})),
     ] {
         allowed(what, change(&plain, &full, json!({"spec": {"authentication": taken}})).await);
     }
@@ -95,6 +112,13 @@ async fn who_names_new_proofs_of_callers_needs_the_verb_bind_and_who_takes_them_
         ),
         ("other passwords", json!({"basic": {"users": {"name": "other"}}})),
         ("another authority", json!({"clientCertificates": {"ca": {"name": "other"}}})),
+        (
+            "another audience",
+            json!({"serviceAccounts": {"audiences": ["https://mcp.example.com", audience]}}),
+        ),
+        ("the audience of the resource", json!({"serviceAccounts": {"audiences": []}})),
+        ("another resource", json!({"resource": audience})),
+        ("no resource", json!({"resource": null})),
     ] {
         refused(what, PROOFS, change(&plain, &full, json!({"spec": {"authentication": changed}})).await);
     }

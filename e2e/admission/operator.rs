@@ -331,4 +331,12 @@ async fn status_is_written_by_the_operator_alone_and_the_operator_writes_no_spec
     allowed("the operator's finalizer", change(&operator, &server, finalizer).await);
     let spec = change(&operator, &server, json!({"spec": {"replicas": 20}})).await;
     refused("a spec by the operator", SPEC, spec);
+    let owner = json!([{"apiVersion": "v1", "kind": "ConfigMap", "name": "gone", "uid": "gone"}]);
+    for (what, metadata) in [
+        ("an owner that is gone", json!({"ownerReferences": owner})),
+        ("a wish to revoke", json!({"annotations": {"portcullis.dev/revoke": "now"}})),
+        ("a label", json!({"labels": {"team": "a"}})),
+    ] {
+        refused(what, SPEC, change(&operator, &server, json!({"metadata": metadata})).await);
+    }
 }

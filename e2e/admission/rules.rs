@@ -97,11 +97,16 @@ pub(super) const TENANT_LABEL: Rule = (
 
 /// Policies whose rules are made from the code, some in slices with a number at the end, and the tests that try each
 /// rule as the chart has it.
-const TRIED_ONE_BY_ONE: [(&str, &str); 5] = [
+const TRIED_ONE_BY_ONE: [(&str, &str); 7] = [
     ("portcullis-role-author", "who_lacks_one_right_is_told_which_and_writes_no_role_with_it"),
     ("portcullis-cluster-role-author", "who_lacks_one_right_is_told_which_and_writes_no_role_with_it"),
     ("portcullis-role-author-inheritance", "every_inherited_role_is_looked_at_in_its_place"),
     ("portcullis-cluster-role-author-inheritance", "every_inherited_role_is_looked_at_in_its_place"),
+    ("portcullis-role-author-unknown", "who_does_not_hold_everything_names_nothing_ahead_of_the_catalogue"),
+    (
+        "portcullis-cluster-role-author-unknown",
+        "who_does_not_hold_everything_names_nothing_ahead_of_the_catalogue",
+    ),
     ("portcullis-key-author", "every_role_of_a_key_is_looked_at_in_its_place"),
 ];
 

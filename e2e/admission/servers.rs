@@ -19,9 +19,14 @@ async fn a_server_that_may_restart_deployments_changes_nothing_else_of_them() {
     let ns = namespace.name();
     let account = |name: &str| json!([{"kind": "ServiceAccount", "name": name, "namespace": ns}]);
     let restart = "portcullis:catalogue:deployments:restart";
-    given(&admin, &role_binding(ns, "baseline", "portcullis:server", account("ops-mcp"))).await;
+    // The baseline is not there: it may go first, and the fence must not go with it.
     given(&admin, &role_binding(ns, "restart", restart, account("ops-mcp"))).await;
-    given(&admin, &role_binding(ns, "other", restart, account("other-mcp"))).await;
+    let rules = json!([{"apiGroups": ["apps"], "resources": ["deployments"], "verbs": ["get", "patch"]}]);
+    let patcher = json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "Role", "rules": rules,
+        "metadata": {"name": "patcher", "namespace": ns}});
+    given(&admin, &patcher).await;
+    let other = role_binding(ns, "other", "patcher", account("other-mcp"));
+    given(&admin, &with(&other, "/roleRef/kind", json!("Role"))).await;
     let mut web = with(&server_deployment(ns, "example.com/web:1"), "/metadata/name", json!("web"));
     web["spec"]["replicas"] = json!(0);
     web["spec"]["template"]["metadata"]["annotations"] = json!({"team": "a"});

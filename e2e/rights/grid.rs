@@ -16,7 +16,7 @@ use kube::api::{Api, PostParams};
 use tokio::sync::OnceCell;
 
 /// Verbs of requests, and those that RBAC, certificates and admission give a meaning of their own.
-const VERBS: [&str; 21] = [
+const VERBS: [&str; 22] = [
     "get",
     "list",
     "watch",
@@ -37,6 +37,7 @@ const VERBS: [&str; 21] = [
     "attest",
     "admit",
     "reach",
+    "restart",
     "*",
 ];
 
@@ -71,7 +72,7 @@ const DANGEROUS_SUBRESOURCES: [&str; 7] =
     ["exec", "attach", "portforward", "proxy", "ephemeralcontainers", "token", "approval"];
 
 /// Group and resource of what can be allowed and is in no discovery.
-const VIRTUAL: [(&str, &str); 15] = [
+const VIRTUAL: [(&str, &str); 16] = [
     ("", "users"),
     ("", "groups"),
     ("authentication.k8s.io", "users"),
@@ -80,6 +81,7 @@ const VIRTUAL: [(&str, &str); 15] = [
     ("authentication.k8s.io", "uids"),
     ("authentication.k8s.io", "userextras/scopes"),
     ("certificates.k8s.io", "signers"),
+    ("portcullis.dev", "deployments"),
     ("", "nodes/log"),
     ("", "nodes/metrics"),
     ("", "nodes/stats"),

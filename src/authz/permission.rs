@@ -188,6 +188,20 @@ mod tests {
     }
 
     #[test]
+    fn a_pattern_that_names_one_permission_is_told_from_one_with_wildcards() {
+        let is_literal = |text: &str| Pattern::parse(text).expect(text).is_literal();
+        assert!(["k8s:pods:list", "k8s:deployments.apps:scale"].into_iter().all(is_literal));
+        assert!(!["k8s:pods:*", "k8s:*:list", "*:pods:list", "k8s:*", "*"].into_iter().any(is_literal));
+    }
+
+    #[test]
+    fn the_longest_pattern_is_read() {
+        let of_length = |length: usize| format!("k8s:{}:list", "a".repeat(length - "k8s::list".len()));
+        assert_eq!(Pattern::parse(&of_length(MAX_LENGTH)), Err(ParsePattern::Unknown));
+        assert_eq!(Pattern::parse(&of_length(MAX_LENGTH + 1)), Err(ParsePattern::TooLong));
+    }
+
+    #[test]
     fn a_wildcard_stands_for_one_segment_or_for_all_that_follow() {
         let all = |holds: fn(&str) -> bool| -> Vec<String> {
             Permission::all().map(|p| p.to_string()).filter(|name| holds(name)).collect()

@@ -172,27 +172,17 @@ const PROTECTED_PREFIX: &str = "kube-";
 
 /// Whether the text matches the pattern, where `*` stands for any run of characters.
 ///
-/// Two pointers and one point to come back to: linear in practice, quadratic at worst, never exponential.
+/// What stands between two of them is looked for where it comes first, so nothing is tried twice.
 pub(crate) fn wildcard(pattern: &str, text: &str) -> bool {
-    let (pattern, text) = (pattern.as_bytes(), text.as_bytes());
-    let (mut p, mut t) = (0, 0);
-    let mut star: Option<(usize, usize)> = None;
-    while t < text.len() {
-        if pattern.get(p) == Some(&b'*') {
-            star = Some((p, t));
-            p += 1;
-        } else if pattern.get(p) == Some(&text[t]) {
-            p += 1;
-            t += 1;
-        } else if let Some((star_p, star_t)) = star {
-            star = Some((star_p, star_t + 1));
-            p = star_p + 1;
-            t = star_t + 1;
-        } else {
-            return false;
-        }
+    let Some((first, rest)) = pattern.split_once('*') else { return pattern == text };
+    let Some(mut text) = text.strip_prefix(first) else { return false };
+    let mut pieces = rest.split('*');
+    let last = pieces.next_back().unwrap_or_default();
+    for piece in pieces {
+        let Some((_, after)) = text.split_once(piece) else { return false };
+        text = after;
     }
-    pattern[p..].iter().all(|byte| *byte == b'*')
+    text.ends_with(last)
 }
 
 fn patterns(texts: &[String], operator_namespace: &str) -> Result<Vec<NamespacePattern>, InvalidRole> {
@@ -289,6 +279,37 @@ mod tests {
         ] {
             let error = scope(&spec).expect_err("invalid").to_string();
             assert!(error.starts_with(message), "{spec}: {error}");
+        }
+    }
+
+    #[test]
+    fn names_cover_themselves_and_patterns_what_they_match() {
+        let own = Scope::Namespace("team-a".to_owned());
+        let names = scope(&json!({"namespaces": ["team-a", "kube-system"]})).expect("valid");
+        let globs = scope(&json!({"namespaces": ["team-*", "*-system"]})).expect("valid");
+        let all = scope(&json!({"allNamespaces": true})).expect("valid");
+        for (namespace, covered) in [
+            ("team-a", [true, true, true, true]),
+            ("team-b", [false, false, true, true]),
+            ("kube-system", [false, true, false, true]),
+            ("portcullis-system", [false, false, false, true]),
+            ("plain", [false, false, false, true]),
+        ] {
+            assert_eq!(
+                [&own, &names, &globs, &all].map(|scope| scope.covers(namespace)),
+                covered,
+                "{namespace}"
+            );
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_a_namespace_is_refused_with_its_place() {
+        let named = |name: &str| scope(&json!({"namespaces": ["a", name]}));
+        assert!(named(&"a".repeat(63)).is_ok());
+        for name in ["", "Team", "a_b", "a.b", "a/b", &"a".repeat(64)] {
+            let invalid = InvalidRole::Namespace { index: 1, text: name.to_owned() };
+            assert_eq!(named(name), Err(invalid), "{name}");
         }
     }
 

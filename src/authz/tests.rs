@@ -170,6 +170,71 @@ fn an_invalid_role_names_the_field_at_fault() {
     assert!(error(json!({"permissions": [], "servers": servers})).starts_with("spec.permissions"));
 }
 
+/// A role of either kind with these subjects.
+fn held_by(is_cluster: bool, subjects: serde_json::Value) -> Result<Arc<Role>, role::InvalidRole> {
+    if is_cluster {
+        return cluster_role(json!({
+            "permissions": ["k8s:pods:list"], "allNamespaces": true, "subjects": subjects,
+            "servers": [{"namespace": "agents", "name": "ops"}],
+        }));
+    }
+    let role: McpRole = serde_json::from_value(json!({
+        "apiVersion": "portcullis.dev/v1alpha1", "kind": "McpRole",
+        "metadata": {"name": "viewer", "namespace": "agents"},
+        "spec": {"permissions": ["k8s:pods:list"], "subjects": subjects},
+    }))
+    .expect("a role");
+    Role::from_role(&role, &|_| None).map(Arc::new)
+}
+
+#[test]
+fn who_holds_a_role_is_known_by_name_and_by_who_vouches_for_it() {
+    let account = |namespace: &str| role::Holder {
+        name: role::HolderName::User(format!("system:serviceaccount:{namespace}:ci")),
+        issuer: Some("kubernetes".to_owned()),
+    };
+    let held = |is_cluster, subjects| held_by(is_cluster, subjects).expect("valid").subjects().to_vec();
+    let people = json!([{"kind": "User", "name": "ann", "issuer": "basic"}, {"kind": "Group", "name": "ops", "issuer": "basic"}]);
+    for is_cluster in [false, true] {
+        let holder = |name| role::Holder { name, issuer: Some("basic".to_owned()) };
+        let expected = [
+            holder(role::HolderName::User("ann".to_owned())),
+            holder(role::HolderName::Group("ops".to_owned())),
+        ];
+        assert_eq!(held(is_cluster, people.clone()), expected);
+        let elsewhere = json!([{"kind": "ServiceAccount", "name": "ci", "namespace": "build"}]);
+        assert_eq!(held(is_cluster, elsewhere), [account("build")]);
+    }
+    assert_eq!(held(false, json!([{"kind": "ServiceAccount", "name": "ci"}])), [account("agents")]);
+    let anybodys = held(false, json!([{"kind": "User", "name": "ann"}]));
+    assert_eq!(anybodys[0].issuer, None, "whoever the server trusts vouches for it");
+}
+
+#[test]
+fn a_role_of_the_cluster_says_who_vouches_for_a_user_and_where_an_account_is() {
+    for (subject, message) in [
+        (json!({"kind": "User", "name": "ann"}), "spec.subjects[0].issuer: name who vouches for \"ann\""),
+        (json!({"kind": "Group", "name": "ops"}), "spec.subjects[0].issuer: name who vouches for \"ops\""),
+        (
+            json!({"kind": "ServiceAccount", "name": "ci"}),
+            "spec.subjects[0].namespace: name the namespace of ServiceAccount \"ci\"",
+        ),
+    ] {
+        assert_eq!(held_by(true, json!([subject])).expect_err("invalid").to_string(), message);
+    }
+}
+
+#[test]
+fn an_unknown_permission_and_what_is_inherited_are_told_from_other_mistakes() {
+    let invalid = |spec| cluster_role(spec).expect_err("invalid");
+    let servers = json!([{"namespace": "agents", "name": "ops"}]);
+    let spec = |permission: &str, inherits: &[&str]| json!({"permissions": [permission], "inherits": inherits, "allNamespaces": true, "servers": servers});
+    let told = |invalid: role::InvalidRole| (invalid.is_unknown_permission(), invalid.is_inherited());
+    assert_eq!(told(invalid(spec("k8s:pods:evict", &[]))), (true, false));
+    assert_eq!(told(invalid(spec("k8s:pods", &[]))), (false, false));
+    assert_eq!(told(invalid(spec("k8s:pods:list", &["gone"]))), (false, true));
+}
+
 #[test]
 fn a_role_counts_for_the_servers_it_selects() {
     assert!(role(&["k8s:*"]).selects("agents", "any"));
@@ -187,6 +252,10 @@ fn the_wildcard_matcher_agrees_with_its_definition() {
         ("*-dev", "team-dev", true),
         ("a*b*c", "a-b-b-c", true),
         ("a*b*c", "a-c-b", false),
+        ("a**c", "ac", true),
+        ("a*b", "ab-ab", true),
+        ("ab*ba", "aba", false),
+        ("*a*", "bab", true),
         ("*", "", true),
         ("", "", true),
         ("", "a", false),

@@ -11,7 +11,7 @@ use std::fmt::Write;
 
 use crate::authz::Permission;
 
-use super::{File, HEADER, LABELS};
+use super::{File, HEADER, LABELS, unknown};
 
 /// Checks by `authorizer` that the budget of one policy allows, with some room.
 const CHECKS_PER_POLICY: usize = 26;
@@ -66,6 +66,7 @@ pub(super) fn file() -> File {
         role_authors(&mut text, &kind);
         extension_authors(&mut text, &kind);
         inheritance(&mut text, &kind);
+        unknown_permissions(&mut text, &kind);
     }
     key_authors(&mut text);
     text.push_str("{{- end }}\n");
@@ -183,6 +184,15 @@ fn inheritance(text: &mut String, kind: &RoleKind) {
              reason: Forbidden\n",
         );
     }
+    binding(text, &name);
+}
+
+/// What is not in the catalogue grants nothing, as long as nobody adds it.
+fn unknown_permissions(text: &mut String, kind: &RoleKind) {
+    let name = format!("{}-unknown", kind.policy);
+    policy(text, &name, kind.plural, SPEC_CHANGED);
+    let everything = format!("authorizer.group('*').resource('*'){}.check('*').allowed()", kind.scope);
+    text.push_str(&unknown::rule(&everything, kind.place));
     binding(text, &name);
 }
 

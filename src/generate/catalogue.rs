@@ -9,6 +9,12 @@ use crate::authz::catalogue::OBJECTS;
 
 use super::{File, HEADER, LABELS};
 
+/// A right on the cluster that is wider than its permission, for RBAC has no verb for restarting. Its ClusterRole carries
+/// a mark, so that whoever has the right by it has the mark as well, and an admission policy holds the two together.
+const MARKED: Permission = Permission::of("deployments", "restart");
+/// The mark, as a rule: it is a right on nothing.
+const MARK: &str = "  - apiGroups: [portcullis.dev]\n    resources: [deployments]\n    verbs: [restart]\n";
+
 /// The ClusterRoles and the helper with their names.
 pub(super) fn files() -> Vec<File> {
     vec![
@@ -39,6 +45,9 @@ fn cluster_roles() -> String {
                 rule.resource,
                 rule.verbs.join(", "),
             );
+        }
+        if permission == MARKED {
+            text.push_str(MARK);
         }
     }
     text

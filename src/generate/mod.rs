@@ -7,6 +7,7 @@
 mod authors;
 mod catalogue;
 mod kinds;
+mod unknown;
 
 use std::io;
 use std::path::{Path, PathBuf};

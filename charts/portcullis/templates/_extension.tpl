@@ -26,7 +26,7 @@
 {{- fail (printf "catalogue.extra: k8s:%s:%s is in the catalogue already" $name .) }}
 {{- end }}
 {{- $roles = append $roles $role }}
-{{- $found = append $found (dict "role" $role "name" $name "pattern" $pattern "group" $group "resource" $resource "verb" . "verbs" (list .) "extra" true) }}
+{{- $found = append $found (dict "role" $role "name" $name "qualified" $qualified "pattern" $pattern "group" $group "resource" $resource "verb" . "verbs" (list .) "extra" true) }}
 {{- end }}
 {{- end }}
 {{- $secret := dict "name" "secrets" "pattern" "secrets" "group" "" "resource" "secrets" "extra" false }}
@@ -52,6 +52,21 @@
 {{- end }}
 {{- end }}
 {{- $rights | toJson }}
+{{- end }}
+
+{{/* Verbs by the resource, in every way in which permissions write it, as JSON. */}}
+{{- define "portcullis.extensionVerbs" -}}
+{{- $verbs := dict }}
+{{- range $permission := include "portcullis.extension" . | fromJsonArray }}
+{{- $names := list "*" .name .qualified }}
+{{- if .extra }}
+{{- $names = append $names "resources" }}
+{{- end }}
+{{- range $names | uniq }}
+{{- $_ := set $verbs . (append (default (list "*") (get $verbs .)) $permission.verb | uniq) }}
+{{- end }}
+{{- end }}
+{{- $verbs | toJson }}
 {{- end }}
 
 {{/* Names of the catalogue's ClusterRoles, as a YAML list. */}}
