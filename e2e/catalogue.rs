@@ -218,6 +218,20 @@ fn the_chart_makes_roles_rights_to_bind_and_checks_of_authors_from_the_values() 
     let bound = rules.iter().find(|rule| rule["verbs"] == json!(["bind"])).expect("the right to bind");
     let bound = bound["resourceNames"].as_array().expect("names");
     assert!(added.iter().all(|role| bound.contains(&role["metadata"]["name"])));
+    // Every way to write them is known to the check on what is not in the catalogue.
+    let unknown = of_kind("ValidatingAdmissionPolicy")
+        .find(|policy| policy["metadata"]["name"] == "portcullis-role-author-unknown");
+    let variables = unknown.expect("it is there")["spec"]["variables"].as_array().expect("a list");
+    let known = variables.iter().find(|variable| variable["name"] == "added").expect("the table");
+    let known: Value = serde_json::from_str(known["expression"].as_str().expect("a text")).expect("JSON");
+    assert_eq!(known["secrets"], json!(["*", "manage"]));
+    for resource in ["resources", "widgets-0.example.com", "widgets-19.example.com"] {
+        assert_eq!(known[resource], json!(["*", "get", "list"]), "{resource}");
+    }
+    assert_eq!(
+        (&known["*"], known.as_object().map(serde_json::Map::len)),
+        (&json!(["*", "get", "list", "manage"]), Some(23))
+    );
     // 40 rights and the three behind secrets:manage, at most 26 in a policy, for both kinds of role.
     for kind in ["role", "cluster-role"] {
         let sizes: Vec<usize> = ["", "-2"]
@@ -235,10 +249,33 @@ fn the_chart_makes_roles_rights_to_bind_and_checks_of_authors_from_the_values() 
 #[test]
 fn values_that_cannot_extend_the_catalogue_stop_helm() {
     let core = |resource: &str| json!({"resource": resource, "kind": "Any", "version": "v1", "scope": "Namespaced", "verbs": ["get"]});
+    let with_kind = |kind: &str, mut extra: Value| {
+        extra["kind"] = json!(kind);
+        extra
+    };
     for (extra, error) in [
         (json!([core("secrets")]), "permissions on Secrets are added by catalogue.secrets"),
-        (json!([core("pods")]), "k8s:pods:get is in the catalogue already"),
+        (json!([with_kind("Pod", core("pods"))]), "k8s:pods:get is in the catalogue already"),
         (json!([core("resources")]), "stands for every resource"),
+        // It is in the catalogue without a ClusterRole of its own.
+        (
+            json!([{"resource": "namespaces", "kind": "Namespace", "version": "v1", "scope": "Cluster", "verbs": ["get", "list"]}]),
+            "k8s:namespaces:list is in the catalogue already",
+        ),
+        (
+            json!([{"resource": "pods", "kind": "Pot", "version": "v1", "scope": "Namespaced", "verbs": ["create"]}]),
+            "pods is Pod of version v1 with scope Namespaced",
+        ),
+        (
+            json!([extra("widgets", &["get"]), {"group": "example.com", "resource": "widgets", "kind": "Widget", "version": "v1",
+                "scope": "Cluster", "verbs": ["list"]}]),
+            "widgets.example.com is Widget of version v1 with scope Namespaced",
+        ),
+        (
+            json!([{"group": format!("{0}.{0}", "a".repeat(49)), "resource": "w".repeat(40), "kind": "Widget", "version": "v1",
+            "scope": "Namespaced", "verbs": ["get"]}]),
+            "is too long for a permission",
+        ),
         (json!([extra("widgets", &["get"]), extra("widgets", &["get"])]), "is in the catalogue already"),
         (json!([extra("widgets", &["*"])]), "verbs"),
         (json!([extra("pods/exec", &["get"])]), "resource"),

@@ -234,13 +234,13 @@ async fn who_lacks_one_right_is_told_which_and_writes_no_role_with_it() {
 
 #[tokio::test]
 async fn who_does_not_hold_everything_names_nothing_ahead_of_the_catalogue() {
-    let admin = cluster::client().await;
+    let (admin, all) = (cluster::client().await, Chart::read().permission("k8s:*"));
     let namespace = cluster::temp_namespace(&admin, "ahead-authors").await;
     let (ns, owner) = (namespace.name(), namespace.owner());
     grant(&admin, ns, "boss", "admin").await;
     grant_added(&admin, ns, "boss").await;
     let writer = format!("{ns}-writer");
-    author_without(&admin, &writer, &owner, &BTreeSet::new(), &Right::new("", "", "")).await;
+    author_without(&admin, &writer, &owner, &all, &Right::new("", "secrets", "get")).await;
     let (boss, writer) = (acting_as("boss").await, acting_as(&writer).await);
     let role = |permissions: Value| portcullis("McpRole", ns, "role", json!({"permissions": permissions}));
     let wide = |permissions: Value| {

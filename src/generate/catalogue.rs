@@ -4,8 +4,8 @@
 
 use std::fmt::Write;
 
-use crate::authz::Permission;
 use crate::authz::catalogue::OBJECTS;
+use crate::authz::{Object, Permission, Place};
 
 use super::{File, HEADER, LABELS};
 
@@ -64,11 +64,20 @@ fn names() -> String {
     }
     text.push_str(
         "{{- end }}\n\n\
-         {{/* Resources with their groups that permissions write without, as a YAML list. */}}\n\
-         {{- define \"portcullis.builtInResources\" -}}\n",
+         {{/* Permissions of the built-in catalogue, as a YAML list. */}}\n\
+         {{- define \"portcullis.builtInPermissions\" -}}\n",
     );
-    for object in &OBJECTS {
-        let _ = writeln!(text, "- {}", object.qualified);
+    for permission in Permission::all() {
+        let _ = writeln!(text, "- {permission}");
+    }
+    text.push_str(
+        "{{- end }}\n\n\
+         {{/* Resources with their groups that permissions write without, as YAML: what is known about them. */}}\n\
+         {{- define \"portcullis.builtInObjects\" -}}\n",
+    );
+    for Object { qualified, kind, version, place, .. } in &OBJECTS {
+        let scope = if *place == Place::Cluster { "Cluster" } else { "Namespaced" };
+        let _ = writeln!(text, "{qualified}: {{kind: {kind}, version: {version}, scope: {scope}}}");
     }
     text.push_str("{{- end }}\n");
     text

@@ -2,8 +2,9 @@
      "pattern" a regular expression of all its ways to be written, "verb" that of the permission, "verbs" those of the
      API server. The operator refuses the same mistakes when it starts; here they stop Helm. */}}
 {{- define "portcullis.extension" -}}
-{{- $resources := include "portcullis.builtInResources" . | fromYamlArray }}
-{{- $roles := include "portcullis.builtInCatalogue" . | fromYamlArray }}
+{{- $objects := include "portcullis.builtInObjects" . | fromYaml }}
+{{- $permissions := include "portcullis.builtInPermissions" . | fromYamlArray }}
+{{- $builtIn := keys $objects }}
 {{- $found := list }}
 {{- range .Values.catalogue.extra }}
 {{- $group := default "" .group }}
@@ -14,22 +15,32 @@
 {{- fail "catalogue.extra: in a permission, \"resources\" stands for every resource of catalogue.extra" }}
 {{- end }}
 {{- $qualified := ternary .resource (printf "%s.%s" .resource $group) (eq $group "") }}
-{{- $name := ternary .resource $qualified (has $qualified $resources) }}
+{{- $object := pick . "kind" "version" "scope" }}
+{{- $known := default $object (get $objects $qualified) }}
+{{- if ne ($object | toJson) ($known | toJson) }}
+{{- fail (printf "catalogue.extra: %s is %s of version %s with scope %s" $qualified $known.kind $known.version $known.scope) }}
+{{- end }}
+{{- $_ := set $objects $qualified $object }}
+{{- $name := ternary .resource $qualified (has $qualified $builtIn) }}
 {{- $pattern := $qualified | replace "." "[.]" }}
 {{- if ne $name $qualified }}
 {{- $pattern = printf "%s([.]%s)?" .resource ($group | replace "." "[.]") }}
 {{- end }}
 {{- $resource := .resource }}
 {{- range .verbs }}
-{{- $role := printf "portcullis:catalogue:%s:%s" $name . }}
-{{- if has $role $roles }}
-{{- fail (printf "catalogue.extra: k8s:%s:%s is in the catalogue already" $name .) }}
+{{- $permission := printf "k8s:%s:%s" $name . }}
+{{- if has $permission $permissions }}
+{{- fail (printf "catalogue.extra: %s is in the catalogue already" $permission) }}
 {{- end }}
-{{- $roles = append $roles $role }}
+{{- if gt (len $permission) 128 }}
+{{- fail (printf "catalogue.extra: %s is too long for a permission" $permission) }}
+{{- end }}
+{{- $permissions = append $permissions $permission }}
+{{- $role := printf "portcullis:catalogue:%s:%s" $name . }}
 {{- $found = append $found (dict "role" $role "name" $name "qualified" $qualified "pattern" $pattern "group" $group "resource" $resource "verb" . "verbs" (list .) "extra" true) }}
 {{- end }}
 {{- end }}
-{{- $secret := dict "name" "secrets" "pattern" "secrets" "group" "" "resource" "secrets" "extra" false }}
+{{- $secret := dict "name" "secrets" "qualified" "secrets" "pattern" "secrets" "group" "" "resource" "secrets" "extra" false }}
 {{- if .Values.catalogue.secrets.read }}
 {{- $found = append $found (merge (dict "role" "portcullis:catalogue:secrets:get" "verb" "get" "verbs" (list "get")) $secret) }}
 {{- $found = append $found (merge (dict "role" "portcullis:catalogue:secrets:list" "verb" "list" "verbs" (list "list")) $secret) }}
