@@ -19,7 +19,7 @@ use crate::authz::{NamespaceLabels, Role};
 use crate::controller::Context;
 use crate::controller::cluster::MANAGED;
 use crate::controller::engine::Transient;
-use crate::index::snapshot::admits_cluster_roles;
+use crate::index::snapshot::{admits_cluster_roles, is_staying};
 use crate::k8s::apply::text;
 use crate::k8s::watch::{Guarded, find};
 
@@ -33,15 +33,17 @@ const CONCURRENCY: usize = 8;
 /// matches thousands of namespaces must not fill the cluster's store.
 const MOST_BINDINGS: usize = 20_000;
 
-/// Roles that are valid and count for the server, bound to somebody or not, in a fixed order.
+/// Roles that are valid and count for the server, bound to somebody or not, in a fixed order. One that is being deleted
+/// does not count, whatever it still waits for: to the endpoint it is gone, too.
 pub(super) fn roles(context: &Context, namespace: &str, server: &str) -> Vec<Role> {
     let cluster = &context.cluster;
-    let local = cluster.roles.state_filter(|role| role.namespace().as_deref() == Some(namespace));
+    let local =
+        cluster.roles.state_filter(|role| role.namespace().as_deref() == Some(namespace) && is_staying(role));
     let parent = |name: &str| cluster.role_parent(namespace, name);
     let local = local.iter().filter_map(|role| Role::from_role(role.0.as_ref().ok()?, &parent).ok());
     let admitted =
         find(&cluster.namespaces, "", namespace).is_some_and(|found| admits_cluster_roles(found.labels()));
-    let wide = cluster.cluster_roles.state_filter(|_| admitted);
+    let wide = cluster.cluster_roles.state_filter(|role| admitted && is_staying(role));
     let labels = if wide.is_empty() { NamespaceLabels::new() } else { cluster.namespace_labels() };
     let parent = |name: &str| cluster.cluster_role_parent(name);
     let wide = wide.iter().filter_map(|role| {
@@ -321,7 +323,36 @@ pub(in crate::controller) async fn remove_orphaned_bindings(context: &Context) {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::{Value, json};
+
     use super::*;
+    use crate::controller::fixture::{Fixture, namespace, ours};
+
+    #[tokio::test]
+    async fn a_role_that_is_being_deleted_gives_no_rights() {
+        let going = |kind: &str, name: &str, spec: &Value| {
+            let mut role = ours(kind, name, spec);
+            role["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
+            role["metadata"]["finalizers"] = json!(["example.com/hold"]);
+            role
+        };
+        let local = json!({"permissions": ["k8s:pods:list"]});
+        let wide = json!({"permissions": ["k8s:pods:logs"], "allNamespaces": true,
+            "servers": [{"namespace": "agents", "name": "ops"}]});
+        let fixture = Fixture::new(
+            &[
+                namespace("agents", "cluster"),
+                ours("McpRole", "stays", &local),
+                going("McpRole", "goes", &local),
+                ours("ClusterMcpRole", "stays", &wide),
+                going("ClusterMcpRole", "goes", &wide),
+            ],
+            &[],
+        );
+        let found = roles(&fixture.context, "agents", "ops");
+        let found: Vec<String> = found.iter().map(|role| role.id().to_string()).collect();
+        assert_eq!(found, ["McpRole agents/stays", "ClusterMcpRole stays"]);
+    }
 
     #[test]
     fn only_what_is_named_as_we_name_it_is_a_binding_of_the_server() {
