@@ -1,19 +1,20 @@
 //! Copies of the objects of the whole cluster that decide what is to be done, and who has to look when one changes.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fmt::Debug;
 use std::sync::Arc;
 
 use futures::future::{BoxFuture, FutureExt, join_all};
 use k8s_openapi::api::core::v1::Namespace;
 use k8s_openapi::api::rbac::v1::{ClusterRoleBinding, RoleBinding};
-use kube::runtime::reflector::Store;
+use kube::runtime::reflector::{ObjectRef, Store};
 use kube::{Api, Client, Resource, ResourceExt};
 use serde::de::DeserializeOwned;
 use tokio_util::sync::CancellationToken;
 
 use crate::api::{ClusterMcpRole, McpApiKey, McpRole, McpServer, RoleKind, names};
 use crate::authz::{NamespaceLabels, Parent};
+use crate::index::snapshot::admits_servers;
 use crate::k8s::queue::Queue;
 use crate::k8s::watch::{Change, Guarded, Mirror, find, follow};
 
@@ -228,6 +229,24 @@ impl Cluster {
     pub(super) fn cluster_role_parent(&self, name: &str) -> Option<Parent> {
         let found = find(&self.cluster_roles, "", name)?;
         found.metadata.deletion_timestamp.is_none().then(|| Parent::from(&found))
+    }
+
+    /// Names of the servers that may have bindings, by namespace: those that an administrator let in, readable or not.
+    pub(super) fn admitted_servers(&self) -> HashMap<String, HashSet<String>> {
+        let namespaces = self.namespaces.state_filter(|namespace| admits_servers(namespace.labels()));
+        let mut servers: HashMap<String, HashSet<String>> =
+            namespaces.iter().map(|namespace| (namespace.name_any(), HashSet::new())).collect();
+        for server in self.servers.state() {
+            if let Some(names) = servers.get_mut(&server.namespace().unwrap_or_default()) {
+                names.insert(server.name_any());
+            }
+        }
+        servers
+    }
+
+    /// Whether there is a server of this name, readable or not.
+    pub(super) fn has_server(&self, namespace: &str, name: &str) -> bool {
+        self.servers.get(&ObjectRef::new(name).within(namespace)).is_some()
     }
 
     /// Names of the namespaces in which something can be made: those that are going away are left out.
