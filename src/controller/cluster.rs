@@ -155,6 +155,11 @@ impl Cluster {
             exists && role.0.as_ref().is_ok_and(|role| role.spec.namespace_selector.is_some())
         });
         self.look_at_servers_of(&selecting);
+        // A role says so when none of its servers may have rights elsewhere.
+        let for_servers_here = self.cluster_roles.state_filter(|role| {
+            role.0.as_ref().is_ok_and(|role| role.spec.servers.iter().any(|server| server.namespace == name))
+        });
+        for_servers_here.iter().for_each(|role| self.queues.cluster_roles.push("", role.name_any()));
         self.look_at_keys(|key| key.namespace().as_deref() == Some(&name));
     }
 
@@ -284,5 +289,37 @@ impl Start<'_> {
         let cluster = self.cluster.clone();
         let tell = move |change: &Change<K>| changed(&cluster, change);
         follow(Api::all(self.client.clone()), selector, mirror, self.stop.clone(), tell).boxed()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::pin::pin;
+
+    use futures::StreamExt;
+    use serde_json::json;
+
+    use super::*;
+    use crate::controller::fixture::{Fixture, guarded, namespace, ours};
+
+    #[tokio::test]
+    async fn a_namespace_with_another_label_asks_for_a_look_at_the_cluster_roles_for_its_servers() {
+        let role = |name: &str, of: &str| {
+            let servers =
+                json!([{"namespace": "elsewhere", "name": "ops"}, {"namespace": of, "name": "ops"}]);
+            ours("ClusterMcpRole", name, &json!({"permissions": ["k8s:pods:list"], "servers": servers}))
+        };
+        let fixture = Fixture::new(&[role("theirs", "agents"), role("others", "default")], &[]);
+        let cluster = &fixture.context.cluster;
+        let change = Change {
+            before: Some(guarded(&namespace("agents", "local"))),
+            after: Some(guarded(&namespace("agents", "cluster"))),
+        };
+        cluster.namespace_changed(&change);
+        let mut keys = pin!(cluster.queues.cluster_roles.keys());
+        let asked = keys.next().now_or_never().flatten();
+        assert_eq!(asked, Some((String::new(), "theirs".to_owned())));
+        let more = keys.next().now_or_never();
+        assert_eq!(more, None, "nothing changes for the others");
     }
 }
