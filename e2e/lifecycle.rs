@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::cluster::{Namespace, apply, condition, eventually, kubectl, object, objects, try_kubectl};
 use crate::server::{Endpoint, wait_ready};
@@ -124,6 +124,109 @@ async fn a_name_that_is_taken_is_a_condition_and_never_taken_over() {
     assert_eq!(object(namespace.name(), "serviceaccount", "ops-mcp"), before);
     kubectl(&["delete", "serviceaccount", "-n", namespace.name(), "ops-mcp"]);
     wait_ready(namespace.name(), "mcpserver", "ops", Duration::from_secs(60)).await;
+}
+
+/// What a server of that name had before it, which garbage collection cannot reach.
+fn leftover(namespace: &str) -> Value {
+    json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "RoleBinding",
+        "metadata": {"name": format!("portcullis:{namespace}:ops:baseline"), "labels": {
+            "app.kubernetes.io/managed-by": "portcullis", "portcullis.dev/server": "ops",
+            "portcullis.dev/server-namespace": namespace}},
+        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "portcullis:server"},
+        "subjects": [{"kind": "ServiceAccount", "name": "ops-mcp", "namespace": namespace}]})
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_account_of_somebody_else_keeps_no_binding_that_was_made_for_the_server() {
+    let namespace = Namespace::opted_in("stranger");
+    kubectl(&["create", "serviceaccount", "-n", namespace.name(), "ops-mcp"]);
+    apply(
+        namespace.name(),
+        "{apiVersion: portcullis.dev/v1alpha1, kind: McpServer, metadata: {name: ops}, spec: {}}",
+    );
+    eventually("the conflict is said", Duration::from_secs(20), async || {
+        let (_, reason, _) = condition(&object(namespace.name(), "mcpserver", "ops")?, "Ready")?;
+        (reason == "NameConflict").then_some(())
+    })
+    .await;
+    // A server with this name exists, so this is no orphan: only whose the account is speaks against it.
+    apply(namespace.name(), &leftover(namespace.name()).to_string());
+    eventually("nothing is bound to the stranger", Duration::from_secs(20), async || {
+        bindings_of(namespace.name()).is_empty().then_some(())
+    })
+    .await;
+    kubectl(&["delete", "serviceaccount", "-n", namespace.name(), "ops-mcp"]);
+    wait_ready(namespace.name(), "mcpserver", "ops", Duration::from_secs(60)).await;
+    let names: Vec<Value> =
+        bindings_of(namespace.name()).iter().map(|binding| binding["metadata"]["name"].clone()).collect();
+    assert_eq!(names, vec![json!(format!("portcullis:{}:ops:baseline", namespace.name())); 2]);
+}
+
+/// Waits as long as that, and says whether it came: what was made must be undone either way.
+async fn comes(within: Duration, mut seen: impl FnMut() -> bool) -> bool {
+    let wait = async {
+        while !seen() {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    };
+    tokio::time::timeout(within, wait).await.is_ok()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_role_that_waits_to_be_deleted_gives_no_rights_and_says_what_it_waits_for() {
+    let namespace = Namespace::opted_in("going");
+    apply(
+        namespace.name(),
+        "{apiVersion: v1, kind: List, items: [
+            {apiVersion: portcullis.dev/v1alpha1, kind: McpServer, metadata: {name: ops}, spec: {}},
+            {apiVersion: portcullis.dev/v1alpha1, kind: McpRole, spec: {permissions: ['k8s:pods:list']},
+                metadata: {name: reader, finalizers: [e2e.portcullis.dev/hold]}}]}",
+    );
+    let binding = format!("portcullis:{}:ops:pods:list", namespace.name());
+    let is_bound = || object(namespace.name(), "rolebinding", &binding).is_some();
+    let accepted =
+        || object(namespace.name(), "mcprole", "reader").and_then(|role| condition(&role, "Accepted"));
+    let was_bound = comes(Duration::from_secs(60), is_bound).await;
+    kubectl(&["delete", "mcprole", "-n", namespace.name(), "reader", "--wait=false"]);
+    let is_said = comes(Duration::from_secs(20), || {
+        accepted().is_some_and(|(status, reason, _)| (&*status, &*reason) == ("False", "Deleting"))
+    })
+    .await;
+    let is_gone = comes(Duration::from_secs(20), || !is_bound()).await;
+    let found = accepted();
+    let patch = r#"{"metadata": {"finalizers": null}}"#;
+    kubectl(&["patch", "mcprole", "-n", namespace.name(), "reader", "--type=merge", "-p", patch]);
+    assert!(was_bound && is_said && is_gone, "bound: {was_bound}, gone: {is_gone}, said: {found:?}");
+    let message = found.expect("it waited").2;
+    assert!(message.contains("\"e2e.portcullis.dev/hold\""), "{message}");
+    eventually("the role is gone", Duration::from_secs(20), async || {
+        object(namespace.name(), "mcprole", "reader").is_none().then_some(())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cluster_role_says_so_while_it_counts_for_none_of_its_servers() {
+    let namespace = Namespace::opted_in("local-role");
+    let role = json!({"apiVersion": "portcullis.dev/v1alpha1", "kind": "ClusterMcpRole",
+        "metadata": {"name": namespace.name(), "ownerReferences": namespace.owner()},
+        "spec": {"permissions": ["k8s:pods:list"], "namespaces": [namespace.name()],
+            "servers": [{"namespace": namespace.name(), "name": "ops"}]}});
+    apply(namespace.name(), &role.to_string());
+    let says = async |what: &str, counts: bool| {
+        eventually(what, Duration::from_secs(20), async || {
+            let role = object("", "clustermcprole", namespace.name())?;
+            let (status, _, message) = condition(&role, "Accepted")?;
+            let warns = message.contains("counts for none of its servers");
+            (status == "True" && warns != counts).then_some(())
+        })
+        .await;
+    };
+    says("it warns where the namespace is local", false).await;
+    namespace.label("portcullis.dev/servers=cluster");
+    says("it warns no more where it counts", true).await;
+    namespace.label("portcullis.dev/servers=local");
+    says("it warns again", false).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

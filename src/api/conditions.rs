@@ -26,6 +26,8 @@ pub const REASON_UNKNOWN_PERMISSION: &str = "UnknownPermission";
 pub const REASON_NOT_FOUND: &str = "ReferenceNotFound";
 /// The namespace does not carry the label `portcullis.dev/servers`.
 pub const REASON_NAMESPACE_NOT_OPTED_IN: &str = "NamespaceNotOptedIn";
+/// Somebody has asked for the object to be deleted; the message names the finalizers that it waits for.
+pub const REASON_DELETING: &str = "Deleting";
 /// The name of a child is taken by an object that the operator did not make.
 pub const REASON_NAME_CONFLICT: &str = "NameConflict";
 /// Replicas are starting; the message says how many are ready.

@@ -1,19 +1,20 @@
 //! Copies of the objects of the whole cluster that decide what is to be done, and who has to look when one changes.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fmt::Debug;
 use std::sync::Arc;
 
 use futures::future::{BoxFuture, FutureExt, join_all};
 use k8s_openapi::api::core::v1::Namespace;
 use k8s_openapi::api::rbac::v1::{ClusterRoleBinding, RoleBinding};
-use kube::runtime::reflector::Store;
+use kube::runtime::reflector::{ObjectRef, Store};
 use kube::{Api, Client, Resource, ResourceExt};
 use serde::de::DeserializeOwned;
 use tokio_util::sync::CancellationToken;
 
 use crate::api::{ClusterMcpRole, McpApiKey, McpRole, McpServer, RoleKind, names};
 use crate::authz::{NamespaceLabels, Parent};
+use crate::index::snapshot::admits_servers;
 use crate::k8s::queue::Queue;
 use crate::k8s::watch::{Change, Guarded, Mirror, find, follow};
 
@@ -154,6 +155,11 @@ impl Cluster {
             exists && role.0.as_ref().is_ok_and(|role| role.spec.namespace_selector.is_some())
         });
         self.look_at_servers_of(&selecting);
+        // A role says so when none of its servers may have rights elsewhere.
+        let for_servers_here = self.cluster_roles.state_filter(|role| {
+            role.0.as_ref().is_ok_and(|role| role.spec.servers.iter().any(|server| server.namespace == name))
+        });
+        for_servers_here.iter().for_each(|role| self.queues.cluster_roles.push("", role.name_any()));
         self.look_at_keys(|key| key.namespace().as_deref() == Some(&name));
     }
 
@@ -230,6 +236,24 @@ impl Cluster {
         found.metadata.deletion_timestamp.is_none().then(|| Parent::from(&found))
     }
 
+    /// Names of the servers that may have bindings, by namespace: those that an administrator let in, readable or not.
+    pub(super) fn admitted_servers(&self) -> HashMap<String, HashSet<String>> {
+        let namespaces = self.namespaces.state_filter(|namespace| admits_servers(namespace.labels()));
+        let mut servers: HashMap<String, HashSet<String>> =
+            namespaces.iter().map(|namespace| (namespace.name_any(), HashSet::new())).collect();
+        for server in self.servers.state() {
+            if let Some(names) = servers.get_mut(&server.namespace().unwrap_or_default()) {
+                names.insert(server.name_any());
+            }
+        }
+        servers
+    }
+
+    /// Whether there is a server of this name, readable or not.
+    pub(super) fn has_server(&self, namespace: &str, name: &str) -> bool {
+        self.servers.get(&ObjectRef::new(name).within(namespace)).is_some()
+    }
+
     /// Names of the namespaces in which something can be made: those that are going away are left out.
     pub(super) fn namespace_names(&self) -> BTreeSet<String> {
         let lives = |namespace: &Guarded<Namespace>| namespace.meta().deletion_timestamp.is_none();
@@ -265,5 +289,37 @@ impl Start<'_> {
         let cluster = self.cluster.clone();
         let tell = move |change: &Change<K>| changed(&cluster, change);
         follow(Api::all(self.client.clone()), selector, mirror, self.stop.clone(), tell).boxed()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::pin::pin;
+
+    use futures::StreamExt;
+    use serde_json::json;
+
+    use super::*;
+    use crate::controller::fixture::{Fixture, guarded, namespace, ours};
+
+    #[tokio::test]
+    async fn a_namespace_with_another_label_asks_for_a_look_at_the_cluster_roles_for_its_servers() {
+        let role = |name: &str, of: &str| {
+            let servers =
+                json!([{"namespace": "elsewhere", "name": "ops"}, {"namespace": of, "name": "ops"}]);
+            ours("ClusterMcpRole", name, &json!({"permissions": ["k8s:pods:list"], "servers": servers}))
+        };
+        let fixture = Fixture::new(&[role("theirs", "agents"), role("others", "default")], &[]);
+        let cluster = &fixture.context.cluster;
+        let change = Change {
+            before: Some(guarded(&namespace("agents", "local"))),
+            after: Some(guarded(&namespace("agents", "cluster"))),
+        };
+        cluster.namespace_changed(&change);
+        let mut keys = pin!(cluster.queues.cluster_roles.keys());
+        let asked = keys.next().now_or_never().flatten();
+        assert_eq!(asked, Some((String::new(), "theirs".to_owned())));
+        let more = keys.next().now_or_never();
+        assert_eq!(more, None, "nothing changes for the others");
     }
 }

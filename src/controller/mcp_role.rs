@@ -8,17 +8,28 @@ use jiff::Timestamp;
 use kube::{Api, Resource, ResourceExt};
 use serde::de::DeserializeOwned;
 
-use crate::api::conditions::{ACCEPTED, REASON_ACCEPTED, REASON_INVALID, REASON_UNKNOWN_PERMISSION};
-use crate::api::{AuthenticationSpec, ClusterMcpRole, McpRole, McpRoleStatus, McpServer};
+use crate::api::conditions::{
+    ACCEPTED, REASON_ACCEPTED, REASON_DELETING, REASON_INVALID, REASON_UNKNOWN_PERMISSION,
+};
+use crate::api::{AuthenticationSpec, ClusterMcpRole, McpRole, McpRoleStatus, McpServer, names};
 use crate::authn;
-use crate::authz::Role;
 use crate::authz::role::InvalidRole;
+use crate::authz::{Permission, Place, Role, Scope};
+use crate::index::snapshot::{admits_cluster_roles, is_staying};
 use crate::k8s::condition::Finding;
-use crate::k8s::watch::Guarded;
+use crate::k8s::watch::{Guarded, find};
 
 use super::Context;
 use super::engine::{Outcome, Transient};
 use super::status::{self, Stale};
+
+/// The servers that a role is for.
+struct Servers {
+    /// Those that there are, as far as they can be read.
+    selected: Vec<Arc<Guarded<McpServer>>>,
+    /// Whether roles of its kind count in a namespace of one of them.
+    are_admitted: bool,
+}
 
 /// Reconciles a namespaced role.
 pub(super) async fn reconcile(
@@ -29,7 +40,7 @@ pub(super) async fn reconcile(
     let api = Api::namespaced(context.client.clone(), &role.namespace().unwrap_or_default());
     let namespace = role.namespace().unwrap_or_default();
     let converted = Role::from_role(role, &|name| context.cluster.role_parent(&namespace, name));
-    write(&context, &api, role, role.status.as_ref(), &converted).await
+    write(&api, role, role.status.as_ref(), judged(&context, &converted, true)).await
 }
 
 /// Reconciles a cluster-scoped role.
@@ -44,26 +55,46 @@ pub(super) async fn reconcile_cluster(
         &context.cluster.namespace_labels(),
         &|name| context.cluster.cluster_role_parent(name),
     );
-    write(&context, &Api::all(context.client.clone()), role, role.status.as_ref(), &converted).await
+    let are_admitted = role.spec.servers.iter().any(|server| {
+        find(&context.cluster.namespaces, "", &server.namespace)
+            .is_some_and(|namespace| admits_cluster_roles(namespace.labels()))
+    });
+    write(
+        &Api::all(context.client.clone()),
+        role,
+        role.status.as_ref(),
+        judged(&context, &converted, are_admitted),
+    )
+    .await
 }
 
+/// Writes what was found of a role. One that is being deleted grants nothing, however well it is written, and says so
+/// for as long as it waits.
 async fn write<K>(
-    context: &Context,
     api: &Api<K>,
     role: &K,
     before: Option<&McpRoleStatus>,
-    converted: &Result<Role, InvalidRole>,
+    found: Finding,
 ) -> Result<Outcome, Transient>
 where
     K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug,
 {
-    if role.meta().deletion_timestamp.is_some() {
-        return Ok(Outcome::Settled(None));
-    }
-    let servers = converted.as_ref().map_or_else(|_| Vec::new(), |role| selected(context, role));
-    let status = role_status(converted, &servers, before, role.meta().generation, Timestamp::now());
+    let found = if is_staying(role) { found } else { deleting(role.finalizers()) };
+    let is_settled = found.status == Some(true) || !is_staying(role);
+    let status = role_status(found, before, role.meta().generation, Timestamp::now());
     status::write(api, role, before, &status, Stale::Allowed).await?;
-    Ok(if converted.is_ok() { Outcome::Settled(None) } else { Outcome::Invalid(None) })
+    Ok(if is_settled { Outcome::Settled(None) } else { Outcome::Invalid(None) })
+}
+
+/// What is to be said of a role that somebody has asked to be deleted.
+fn deleting(finalizers: &[String]) -> Finding {
+    let named: Vec<String> = finalizers.iter().map(|name| format!("{name:?}")).collect();
+    let waits = match named.as_slice() {
+        [] => String::new(),
+        [one] => format!("; it waits for the finalizer {one}"),
+        several => format!("; it waits for the finalizers {}", several.join(", ")),
+    };
+    Finding::no(REASON_DELETING, format!("it is being deleted and grants nothing{waits}"))
 }
 
 /// The servers that the role counts for, as far as they can be read.
@@ -96,59 +127,205 @@ fn strangers<'a>(role: &'a Role, servers: &[Arc<Guarded<McpServer>>]) -> BTreeSe
 }
 
 /// What an accepted role grants, and what of it nobody will hold.
-fn accepted(role: &Role, servers: &[Arc<Guarded<McpServer>>]) -> String {
-    let count = role.permissions().len();
-    let grants = format!("grants {count} permission{}", if count == 1 { "" } else { "s" });
-    let strangers: Vec<String> =
-        strangers(role, servers).into_iter().map(|issuer| format!("{issuer:?}")).collect();
-    if strangers.is_empty() {
-        return grants;
+fn accepted(role: &Role, servers: &Servers) -> String {
+    let mut message = grants(role);
+    if !servers.are_admitted {
+        let (label, value) = (names::NAMESPACE_LABEL, names::NAMESPACE_CLUSTER);
+        message
+            .push_str("; warning: it counts for none of its servers: no namespace of theirs has the label ");
+        message.push_str(&format!("{label}={value}"));
     }
-    format!(
-        "{grants}; warning: no server that the role counts for accepts callers of {}",
-        strangers.join(", ")
-    )
+    let strangers: Vec<String> =
+        strangers(role, &servers.selected).into_iter().map(|issuer| format!("{issuer:?}")).collect();
+    if !strangers.is_empty() {
+        message.push_str("; warning: no server that the role counts for accepts callers of ");
+        message.push_str(&strangers.join(", "));
+    }
+    message
 }
 
-fn role_status(
-    converted: &Result<Role, InvalidRole>,
-    servers: &[Arc<Guarded<McpServer>>],
-    before: Option<&McpRoleStatus>,
-    generation: Option<i64>,
-    now: Timestamp,
-) -> McpRoleStatus {
-    let finding = match converted {
+/// How many of its permissions a role grants: those on objects without a namespace take all namespaces.
+fn grants(role: &Role) -> String {
+    let is_left_out =
+        |permission: &&Permission| permission.entry().place == Place::Cluster && *role.scope() != Scope::All;
+    let left_out = role.permissions().iter().filter(is_left_out).count();
+    let count = role.permissions().len() - left_out;
+    let grants = format!("grants {count} permission{}", if count == 1 { "" } else { "s" });
+    match left_out {
+        0 => grants,
+        1 => format!("{grants}; 1 more counts only in a ClusterMcpRole with allNamespaces"),
+        more => format!("{grants}; {more} more count only in a ClusterMcpRole with allNamespaces"),
+    }
+}
+
+/// Whether a role is accepted, among the servers that there are.
+fn judged(context: &Context, converted: &Result<Role, InvalidRole>, are_admitted: bool) -> Finding {
+    let selected = converted.as_ref().map_or_else(|_| Vec::new(), |role| selected(context, role));
+    finding(converted, &Servers { selected, are_admitted })
+}
+
+fn finding(converted: &Result<Role, InvalidRole>, servers: &Servers) -> Finding {
+    match converted {
         Ok(role) => Finding::yes(REASON_ACCEPTED, accepted(role, servers)),
         Err(error) if error.is_unknown_permission() => {
             let hint = "the chart's values \"catalogue\" extend it";
             Finding::no(REASON_UNKNOWN_PERMISSION, format!("{error}; {hint}"))
         }
         Err(error) => Finding::no(REASON_INVALID, error.to_string()),
-    };
+    }
+}
+
+fn role_status(
+    found: Finding,
+    before: Option<&McpRoleStatus>,
+    generation: Option<i64>,
+    now: Timestamp,
+) -> McpRoleStatus {
     let previous = before.map_or(&[][..], |status| &status.conditions);
     McpRoleStatus {
         observed_generation: generation,
-        conditions: vec![finding.into_condition(ACCEPTED, previous, generation, now)],
+        conditions: vec![found.into_condition(ACCEPTED, previous, generation, now)],
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use serde_json::{Value, json};
+
     use super::*;
+    use crate::alone::alone;
     use crate::authz::NamespaceLabels;
+    use crate::authz::extension::Extension;
+    use crate::controller::fixture::{Fixture, guarded, namespace, ours};
+
+    /// The condition that a look at a role sends to the API server.
+    async fn sent(object: &Value, others: &[Value]) -> Option<(String, String, String)> {
+        let fixture = Fixture::new(others, &[]);
+        if object["kind"] == "McpRole" {
+            reconcile(fixture.context.clone(), guarded(object)).await.expect("it answers");
+        } else {
+            reconcile_cluster(fixture.context.clone(), guarded(object)).await.expect("it answers");
+        }
+        let (request, body) = fixture.asked().pop()?;
+        assert!(request.starts_with("PATCH ") && request.ends_with("/status"), "{request}");
+        let condition = &body["status"]["conditions"][0];
+        let text = |field: &str| condition[field].as_str().expect("a text").to_owned();
+        Some((text("status"), text("reason"), text("message")))
+    }
+
+    fn going(role: Value, finalizers: &[&str]) -> Value {
+        let mut role = role;
+        role["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
+        role["metadata"]["finalizers"] = json!(finalizers);
+        role
+    }
+
+    #[tokio::test]
+    async fn a_role_that_is_being_deleted_is_not_accepted_and_says_what_it_waits_for() {
+        let role = ours("McpRole", "reader", &json!({"permissions": ["k8s:pods:list"]}));
+        let wide = ours(
+            "ClusterMcpRole",
+            "reader",
+            &json!({"permissions": ["k8s:pods:list"], "allNamespaces": true, "servers": [{"namespace": "a", "name": "ops"}]}),
+        );
+        let holds = ["example.com/hold", "example.com/backup"];
+        for role in [role, wide] {
+            let (value, reason, message) = sent(&going(role, &holds), &[]).await.expect("it is said");
+            assert_eq!((value.as_str(), reason.as_str()), ("False", "Deleting"));
+            assert_eq!(
+                message,
+                "it is being deleted and grants nothing; it waits for the finalizers \"example.com/hold\", \"example.com/backup\""
+            );
+        }
+        let invalid = ours("McpRole", "reader", &json!({"permissions": ["pods"]}));
+        let (_, reason, message) = sent(&going(invalid, &holds[..1]), &[]).await.expect("it is said");
+        assert_eq!(reason, "Deleting", "what is wrong with it matters no more");
+        assert!(message.ends_with("it waits for the finalizer \"example.com/hold\""), "{message}");
+    }
+
+    #[tokio::test]
+    async fn that_a_role_is_being_deleted_is_said_once_and_one_that_is_gone_is_no_failure() {
+        let role = going(ours("McpRole", "reader", &json!({"permissions": ["k8s:pods:list"]})), &["a.b/c"]);
+        // The API server of the fixture does not know the role.
+        let fixture = Fixture::new(&[], &[]);
+        let outcome = reconcile(fixture.context.clone(), guarded(&role)).await.expect("gone is no failure");
+        assert_eq!(outcome, Outcome::Settled(None));
+        let (_, body) = fixture.asked().pop().expect("it is said");
+        let mut again = role.clone();
+        again["status"] = body["status"].clone();
+        assert_eq!(sent(&again, &[]).await, None);
+    }
+
+    #[test]
+    fn what_has_no_namespace_is_not_granted_but_by_a_role_for_all_namespaces() {
+        if !alone(
+            "controller::mcp_role::tests::what_has_no_namespace_is_not_granted_but_by_a_role_for_all_namespaces",
+        ) {
+            return;
+        }
+        let extension = Extension::parse(
+            r#"{"extra": [{"group": "example.com", "resource": "fleets", "kind": "Fleet", "version": "v1",
+                "scope": "Cluster", "verbs": ["get", "list"]}]}"#,
+        );
+        extension.expect("valid").install().expect("the first");
+        let permissions = json!(["k8s:pods:list", "k8s:fleets.example.com:*"]);
+        let alone = json!(["k8s:fleets.example.com:get"]);
+        let wide = |permissions: &Value, scope: &str, of: Value| {
+            let mut spec =
+                json!({"permissions": permissions, "servers": [{"namespace": "agents", "name": "ops"}]});
+            spec[scope] = of;
+            ours("ClusterMcpRole", "reader", &spec)
+        };
+        let more = "more counts only in a ClusterMcpRole with allNamespaces";
+        let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+        for (role, expected) in [
+            (
+                ours("McpRole", "reader", &json!({"permissions": permissions})),
+                "grants 1 permission; 2 more count only in a ClusterMcpRole with allNamespaces".to_owned(),
+            ),
+            (
+                ours("McpRole", "reader", &json!({"permissions": alone})),
+                format!("grants 0 permissions; 1 {more}"),
+            ),
+            (wide(&alone, "namespaces", json!(["team-*"])), format!("grants 0 permissions; 1 {more}")),
+            (wide(&permissions, "allNamespaces", json!(true)), "grants 3 permissions".to_owned()),
+        ] {
+            let (_, _, message) =
+                runtime.block_on(sent(&role, &[namespace("agents", "cluster")])).expect("it is said");
+            assert_eq!(message, expected);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_cluster_role_that_counts_for_no_server_says_so() {
+        let role = ours(
+            "ClusterMcpRole",
+            "reader",
+            &json!({"permissions": ["k8s:pods:list"], "allNamespaces": true,
+                "servers": [{"namespace": "agents", "name": "ops"}, {"namespace": "other", "name": "ops"}]}),
+        );
+        let message = async |others: &[Value]| sent(&role, others).await.expect("it is said").2;
+        for others in [&[namespace("agents", "local"), namespace("other", "local")][..], &[]] {
+            assert_eq!(
+                message(others).await,
+                "grants 1 permission; warning: it counts for none of its servers: no namespace of theirs has the label portcullis.dev/servers=cluster"
+            );
+        }
+        let one = [namespace("agents", "local"), namespace("other", "cluster")];
+        assert_eq!(message(&one).await, "grants 1 permission");
+    }
+
+    fn these(servers: &[Arc<Guarded<McpServer>>]) -> Servers {
+        Servers { selected: servers.to_vec(), are_admitted: true }
+    }
 
     fn status_of(spec: &str) -> McpRoleStatus {
         let text = format!(
             "{{apiVersion: portcullis.dev/v1alpha1, kind: McpRole, metadata: {{name: r, namespace: a, generation: 3}}, spec: {spec}}}"
         );
         let role: McpRole = serde_saphyr::from_str(&text).expect("a role");
-        role_status(
-            &Role::from_role(&role, &|_| None),
-            &[],
-            None,
-            role.metadata.generation,
-            Timestamp::UNIX_EPOCH,
-        )
+        let found = finding(&Role::from_role(&role, &|_| None), &these(&[]));
+        role_status(found, None, role.metadata.generation, Timestamp::UNIX_EPOCH)
     }
 
     fn condition(spec: &str) -> (String, String, String) {
@@ -194,12 +371,9 @@ mod tests {
             "{{apiVersion: portcullis.dev/v1alpha1, kind: McpRole, metadata: {{name: r, namespace: a}}, spec: {{permissions: ['k8s:pods:list'], subjects: {subjects}}}}}"
         );
         let role: McpRole = serde_saphyr::from_str(&text).expect("a role");
-        let condition =
-            role_status(&Role::from_role(&role, &|_| None), servers, None, Some(1), Timestamp::UNIX_EPOCH)
-                .conditions
-                .remove(0);
-        assert_eq!(condition.status, "True");
-        condition.message
+        let found = finding(&Role::from_role(&role, &|_| None), &these(servers));
+        assert_eq!(found.status, Some(true));
+        found.message
     }
 
     #[test]
@@ -253,10 +427,9 @@ mod tests {
             let role: ClusterMcpRole = serde_saphyr::from_str(&text).expect("a role");
             let converted =
                 Role::from_cluster_role(&role, "portcullis-system", &NamespaceLabels::new(), &|_| None);
-            let condition =
-                role_status(&converted, &[], None, Some(1), Timestamp::UNIX_EPOCH).conditions.remove(0);
-            assert_eq!((condition.status.as_str(), condition.reason.as_str()), ("False", "Invalid"));
-            assert!(condition.message.starts_with(field), "{}", condition.message);
+            let found = finding(&converted, &these(&[]));
+            assert_eq!((found.status, found.reason), (Some(false), "Invalid"));
+            assert!(found.message.starts_with(field), "{}", found.message);
         }
     }
 }

@@ -6,6 +6,8 @@
 mod authorities;
 mod cluster;
 mod engine;
+#[cfg(test)]
+mod fixture;
 mod mcp_api_key;
 mod mcp_role;
 mod mcp_server;

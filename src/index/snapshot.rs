@@ -95,7 +95,7 @@ pub(crate) fn admits_servers(labels: &BTreeMap<String, String>) -> bool {
 }
 
 /// Whether nobody has asked for the object to be deleted. One that only waits for its finalizers grants nothing.
-fn is_staying(object: &impl ResourceExt) -> bool {
+pub(crate) fn is_staying(object: &impl ResourceExt) -> bool {
     object.meta().deletion_timestamp.is_none()
 }
 

@@ -47,7 +47,7 @@ pub(super) async fn apply(
     let services: Api<Service> = Api::namespaced(client.clone(), namespace);
     let policies: Api<NetworkPolicy> = Api::namespaced(client.clone(), namespace);
     let budgets: Api<PodDisruptionBudget> = Api::namespaced(client.clone(), namespace);
-    let live_account = find(&live.service_accounts, namespace, &name);
+    let live_account = observed.account.clone();
     if let Some(live) = &live_account {
         keep_secrets(&mut service_account, live);
     }

@@ -25,7 +25,7 @@ use crate::api::conditions::{
     ACCEPTED, AVAILABLE, READY, REASON_INVALID, REASON_NAME_CONFLICT, REASON_NAMESPACE_NOT_OPTED_IN,
 };
 use crate::api::{McpServer, McpServerStatus, names};
-use crate::index::snapshot::admits_servers;
+use crate::index::snapshot::{admits_servers, is_staying};
 use crate::k8s::condition::Finding;
 use crate::k8s::watch::{Guarded, find};
 use crate::k8s::{apply as children, event};
@@ -196,14 +196,20 @@ async fn report(
 }
 
 /// Says of an object that cannot be read that it is invalid. What runs for it is left as it is, but a right that no
-/// role grants any more is taken away.
+/// role grants any more is taken away, and every right from an account that is somebody else's.
 async fn unreadable(
     context: &Context,
     object: &Guarded<McpServer>,
     error: &str,
 ) -> Result<Outcome, Transient> {
     let (namespace, name) = (object.namespace().unwrap_or_default(), object.name_any());
-    let narrowed = rights::narrow(context, &namespace, &name, false).await;
+    // Only where it lets servers in the operator may ask, and where it does not, all bindings go anyway.
+    let asks = find(&context.cluster.namespaces, "", &namespace)
+        .is_some_and(|found| is_staying(&found) && admits_servers(found.labels()));
+    let foreign = if asks { observe::account_is_foreign(context, object).await } else { Ok(false) };
+    // Not to know whose the account is keeps nothing that no role grants.
+    let narrowed =
+        rights::narrow(context, &namespace, &name, foreign.as_ref().is_ok_and(|foreign| *foreign)).await;
     let (meta, now) = (object.meta(), Timestamp::now());
     let condition = |type_: &str| {
         Finding::no(REASON_INVALID, format!("the object cannot be read: {error}")).into_condition(
@@ -229,6 +235,7 @@ async fn unreadable(
         Transient::apply(format!("failed to write the status: {}", children::text(&error)))
     })?;
     narrowed?;
+    foreign?;
     Ok(Outcome::Invalid(None))
 }
 

@@ -1,9 +1,9 @@
-//! What there is of a server: its Deployment and its Secrets. Secrets are read by name, never listed or watched.
+//! What there is of a server: its account, its Deployment and its Secrets. Secrets are read by name, never listed or watched.
 
 use std::sync::Arc;
 
 use k8s_openapi::api::apps::v1::Deployment;
-use k8s_openapi::api::core::v1::Secret;
+use k8s_openapi::api::core::v1::{Secret, ServiceAccount};
 use kube::{Api, Resource, ResourceExt};
 
 use crate::api::{McpServer, TlsMode, names};
@@ -11,7 +11,7 @@ use crate::controller::Context;
 use crate::controller::engine::Transient;
 use crate::controller::namespaces::Children;
 use crate::k8s::apply::text;
-use crate::k8s::watch::find;
+use crate::k8s::watch::{Guarded, find};
 
 use super::materials;
 use super::validate::Referred;
@@ -20,6 +20,8 @@ use super::validate::Referred;
 pub(super) struct Observed {
     /// Copies of the children in its namespace.
     pub(super) children: Arc<Children>,
+    /// The `ServiceAccount` that its pods would run as, whoever made it.
+    pub(super) account: Option<ServiceAccount>,
     /// Its Deployment.
     pub(super) deployment: Option<Deployment>,
     /// The certificate that the operator keeps for the endpoint.
@@ -35,17 +37,30 @@ pub(super) struct Observed {
 impl Observed {
     /// Whether the `ServiceAccount` that the server's pods would run as is there and belongs to somebody else.
     pub(super) fn account_is_foreign(&self, server: &McpServer) -> bool {
-        let (namespace, name) = (server.namespace().unwrap_or_default(), names::workload(&server.name_any()));
-        find(&self.children.service_accounts, &namespace, &name).is_some_and(|account| {
-            !account.owner_references().iter().any(|owner| Some(&owner.uid) == server.uid().as_ref())
-        })
+        self.account.as_ref().is_some_and(|account| is_foreign(account, server))
     }
+}
+
+fn is_foreign(account: &ServiceAccount, server: &impl Resource) -> bool {
+    !account.owner_references().iter().any(|owner| Some(&owner.uid) == server.meta().uid.as_ref())
+}
+
+/// As [`Observed::account_is_foreign`], of a server of which nothing else can be looked at.
+///
+/// # Errors
+/// [`Transient`] when the account cannot be read.
+pub(super) async fn account_is_foreign(
+    context: &Context,
+    server: &Guarded<McpServer>,
+) -> Result<bool, Transient> {
+    let account = account(context, &server.namespace().unwrap_or_default(), &server.name_any()).await?;
+    Ok(account.is_some_and(|account| is_foreign(&account, server)))
 }
 
 /// Looks at what there is.
 ///
 /// # Errors
-/// [`Transient`] when a Secret cannot be read.
+/// [`Transient`] when the account or a Secret cannot be read.
 pub(super) async fn observe(
     context: &Context,
     server: &McpServer,
@@ -53,7 +68,16 @@ pub(super) async fn observe(
 ) -> Result<Observed, Transient> {
     let (namespace, name) = (server.namespace().unwrap_or_default(), server.name_any());
     let given = server.spec.tls.secret_name.as_deref().filter(|_| server.spec.tls.mode == TlsMode::Secret);
-    let (endpoint_secret, internal_secret, signing_secret, given_secret, materials) = tokio::try_join!(
+    let copied = find(&children.service_accounts, &namespace, &names::workload(&name));
+    // The copy has only what carries our label, and what somebody else made need not.
+    let account = async {
+        match copied {
+            Some(account) => Ok(Some(account)),
+            None => account(context, &namespace, &name).await,
+        }
+    };
+    let (account, endpoint_secret, internal_secret, signing_secret, given_secret, materials) = tokio::try_join!(
+        account,
         secret(context, &namespace, Some(names::tls_secret(&name))),
         secret(context, &namespace, Some(names::internal_secret(&name))),
         secret(context, &namespace, Some(names::signing_secret(&name))),
@@ -63,10 +87,24 @@ pub(super) async fn observe(
     Ok(Observed {
         deployment: find(&children.deployments, &namespace, &names::workload(&name)),
         children,
+        account,
         endpoint_secret,
         internal_secret,
         signing_secret,
         referred: Referred { given_secret, materials },
+    })
+}
+
+/// The `ServiceAccount` that a server's pods would run as.
+async fn account(
+    context: &Context,
+    namespace: &str,
+    server: &str,
+) -> Result<Option<ServiceAccount>, Transient> {
+    let name = names::workload(server);
+    let read = Api::<ServiceAccount>::namespaced(context.client.clone(), namespace).get_opt(&name).await;
+    read.map_err(|error| {
+        Transient::apply(format!("failed to read ServiceAccount {name:?}: {}", text(&error)))
     })
 }
 
@@ -118,4 +156,72 @@ pub(in crate::controller) async fn remove_secrets_of_namespace(
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::controller::fixture::{Fixture, children, guarded, namespace, ours};
+    use crate::controller::mcp_server;
+
+    const PATH: &str = "/api/v1/namespaces/agents/serviceaccounts/ops-mcp";
+
+    fn account(owner: Option<&str>) -> Value {
+        let owners: Vec<Value> = owner
+            .iter()
+            .map(|uid| json!({"apiVersion": "portcullis.dev/v1alpha1", "kind": "McpServer", "name": "ops", "uid": uid}))
+            .collect();
+        json!({"apiVersion": "v1", "kind": "ServiceAccount",
+            "metadata": {"name": "ops-mcp", "namespace": "agents", "ownerReferences": owners}})
+    }
+
+    /// Whether the account is foreign, and how often the API server was asked for it.
+    async fn look(copied: &[Value], served: &[(&str, Value)]) -> (bool, usize) {
+        let fixture = Fixture::new(&[], served);
+        let server = serde_json::from_value(ours("McpServer", "ops", &json!({}))).expect("a server");
+        let observed = observe(&fixture.context, &server, children(copied)).await.expect("it answers");
+        let asked = fixture.requests().iter().filter(|request| request.ends_with(PATH)).count();
+        (observed.account_is_foreign(&server), asked)
+    }
+
+    /// Requests by which a look at an unreadable server takes bindings away.
+    async fn taken_away(served: &[(&str, Value)]) -> Vec<String> {
+        let server = ours("McpServer", "ops", &json!("text"));
+        let binding = json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "RoleBinding",
+            "metadata": {"name": "portcullis:agents:ops:baseline", "namespace": "agents", "labels": {
+                "portcullis.dev/server-namespace": "agents", "portcullis.dev/server": "ops"}},
+            "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "portcullis:server"}});
+        let mut served = served.to_vec();
+        served.push(("/apis/portcullis.dev/v1alpha1/namespaces/agents/mcpservers/ops", server.clone()));
+        let fixture = Fixture::new(&[namespace("agents", "local"), server.clone(), binding], &served);
+        mcp_server::reconcile(fixture.context.clone(), guarded(&server)).await.expect("it answers");
+        fixture.requests().into_iter().filter(|request| request.starts_with("DELETE")).collect()
+    }
+
+    #[tokio::test]
+    async fn an_account_of_somebody_else_keeps_nothing_of_an_unreadable_server() {
+        assert_eq!(taken_away(&[(PATH, account(Some("McpServer-ops")))]).await, [""; 0]);
+        assert_eq!(taken_away(&[]).await, [""; 0], "there is none");
+        assert_eq!(
+            taken_away(&[(PATH, account(None))]).await,
+            [
+                "DELETE /apis/rbac.authorization.k8s.io/v1/namespaces/agents/rolebindings/portcullis:agents:ops:baseline"
+            ]
+        );
+    }
+
+    #[tokio::test]
+    async fn an_account_in_the_copy_is_not_asked_for() {
+        assert_eq!(look(&[account(Some("McpServer-ops"))], &[]).await, (false, 0));
+        assert_eq!(look(&[account(Some("another"))], &[]).await, (true, 0));
+    }
+
+    #[tokio::test]
+    async fn an_account_without_our_label_is_seen_and_foreign_unless_the_server_owns_it() {
+        assert_eq!(look(&[], &[]).await, (false, 1), "there is none");
+        assert_eq!(look(&[], &[(PATH, account(None))]).await, (true, 1));
+        assert_eq!(look(&[], &[(PATH, account(Some("McpServer-ops")))]).await, (false, 1));
+    }
 }

@@ -5,10 +5,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Debug;
 use std::future::Future;
+use std::sync::Arc;
 
 use futures::{StreamExt, stream};
 use k8s_openapi::api::rbac::v1::{ClusterRoleBinding, RoleBinding};
 use kube::api::ListParams;
+use kube::runtime::reflector::Store;
 use kube::{Api, Resource, ResourceExt};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -17,9 +19,9 @@ use crate::api::conditions::REASON_TOO_MANY_BINDINGS;
 use crate::api::names;
 use crate::authz::{NamespaceLabels, Role};
 use crate::controller::Context;
-use crate::controller::cluster::MANAGED;
+use crate::controller::cluster::{Cluster, MANAGED};
 use crate::controller::engine::Transient;
-use crate::index::snapshot::admits_cluster_roles;
+use crate::index::snapshot::{admits_cluster_roles, is_staying};
 use crate::k8s::apply::text;
 use crate::k8s::watch::{Guarded, find};
 
@@ -32,16 +34,20 @@ const CONCURRENCY: usize = 8;
 /// Most bindings of all servers together. Every authorizer of the cluster holds them in memory, and a pattern that
 /// matches thousands of namespaces must not fill the cluster's store.
 const MOST_BINDINGS: usize = 20_000;
+/// Bindings that a sweep looks at before others have their turn.
+const STEP: usize = 1_000;
 
-/// Roles that are valid and count for the server, bound to somebody or not, in a fixed order.
+/// Roles that are valid and count for the server, bound to somebody or not, in a fixed order. One that is being deleted
+/// does not count, whatever it still waits for: to the endpoint it is gone, too.
 pub(super) fn roles(context: &Context, namespace: &str, server: &str) -> Vec<Role> {
     let cluster = &context.cluster;
-    let local = cluster.roles.state_filter(|role| role.namespace().as_deref() == Some(namespace));
+    let local =
+        cluster.roles.state_filter(|role| role.namespace().as_deref() == Some(namespace) && is_staying(role));
     let parent = |name: &str| cluster.role_parent(namespace, name);
     let local = local.iter().filter_map(|role| Role::from_role(role.0.as_ref().ok()?, &parent).ok());
     let admitted =
         find(&cluster.namespaces, "", namespace).is_some_and(|found| admits_cluster_roles(found.labels()));
-    let wide = cluster.cluster_roles.state_filter(|_| admitted);
+    let wide = cluster.cluster_roles.state_filter(|role| admitted && is_staying(role));
     let labels = if wide.is_empty() { NamespaceLabels::new() } else { cluster.namespace_labels() };
     let parent = |name: &str| cluster.cluster_role_parent(name);
     let wide = wide.iter().filter_map(|role| {
@@ -96,14 +102,18 @@ pub(super) async fn apply(
     wide.and(local).and(pruned)
 }
 
-/// Number of bindings of every other server.
+/// Number of bindings of every other server. What others labelled as if it were ours must not keep rights from
+/// anybody, so a binding counts only if its server's own look keeps it or takes it away.
 fn bindings_of_others(context: &Context, namespace: &str, server: &str) -> usize {
-    let is_other = |labels: &BTreeMap<String, String>| {
-        let of = (labels.get(names::SERVER_NAMESPACE_LABEL), labels.get(names::SERVER_LABEL));
-        matches!(of, (Some(its_namespace), Some(its_name)) if its_namespace != namespace || its_name != server)
+    let servers = context.cluster.admitted_servers();
+    let is_other = |of: Option<(&str, &str)>| {
+        of.is_some_and(|(its_namespace, its_name)| {
+            (its_namespace, its_name) != (namespace, server)
+                && servers.get(its_namespace).is_some_and(|names| names.contains(its_name))
+        })
     };
-    let local = context.cluster.role_bindings.state_filter(|binding| is_other(binding.labels()));
-    let wide = context.cluster.cluster_role_bindings.state_filter(|binding| is_other(binding.labels()));
+    let local = context.cluster.role_bindings.state_filter(|binding| is_other(server_of(binding)));
+    let wide = context.cluster.cluster_role_bindings.state_filter(|binding| is_other(server_of(binding)));
     local.len() + wide.len()
 }
 
@@ -132,6 +142,15 @@ fn is_named_for(name: &str, namespace: &str, server: &str) -> bool {
     name.strip_prefix(&names::binding(namespace, server, "")).is_some_and(|what| {
         !what.is_empty() && what.split(':').count() <= 2 && what.split(':').all(|part| !part.is_empty())
     })
+}
+
+/// Namespace and name of the server that a binding belongs to by its labels and by its name.
+fn server_of<K: Resource>(binding: &Guarded<K>) -> Option<(&str, &str)> {
+    let labels = binding.labels();
+    let namespace = labels.get(names::SERVER_NAMESPACE_LABEL)?;
+    let server = labels.get(names::SERVER_LABEL)?;
+    let name = binding.meta().name.as_deref()?;
+    is_named_for(name, namespace, server).then_some((namespace, server))
 }
 
 async fn ensure_local(context: &Context, desired: &RoleBinding) -> Result<(), Problem> {
@@ -296,32 +315,146 @@ fn is_outside(namespace: &str, server: &str, scope: &str, name: &str) -> bool {
 /// Deletes bindings whose server is gone although its finalizer should have removed them first.
 pub(in crate::controller) async fn remove_orphaned_bindings(context: &Context) {
     let cluster = &context.cluster;
-    let mut owners: BTreeSet<(String, String)> = BTreeSet::new();
-    let mut collect = |labels: &BTreeMap<String, String>| {
-        if let (Some(namespace), Some(server)) =
-            (labels.get(names::SERVER_NAMESPACE_LABEL), labels.get(names::SERVER_LABEL))
-        {
-            owners.insert((namespace.clone(), server.clone()));
-        }
-    };
-    cluster.role_bindings.state().iter().for_each(|binding| collect(binding.labels()));
-    cluster.cluster_role_bindings.state().iter().for_each(|binding| collect(binding.labels()));
-    for (namespace, server) in owners {
-        // An unreadable server exists: only one that is not there at all has no claim.
-        let exists = cluster
-            .servers
-            .find(|object| object.namespace().as_deref() == Some(&namespace) && object.name_any() == server);
-        if exists.is_none()
-            && let Err(problem) = prune(context, &namespace, Some(&server), &[]).await
-        {
-            tracing::warn!(namespace, server, error = problem.message(), "Orphaned binding not deleted");
-        }
+    let local = orphans(cluster, &cluster.role_bindings).await;
+    let wide = orphans(cluster, &cluster.cluster_role_bindings).await;
+    // By the time of its turn there may be a server of that name.
+    let local = local.iter().map(async |binding| {
+        if is_orphan(cluster, binding) { delete_local(context, binding).await } else { Ok(()) }
+    });
+    let wide = wide.iter().map(async |binding| {
+        if is_orphan(cluster, binding) { delete_wide(context, binding).await } else { Ok(()) }
+    });
+    let (local, wide) = (run_all(local.collect()).await, run_all(wide.collect()).await);
+    if let Err(problem) = local.and(wide) {
+        tracing::warn!(error = problem.message(), "Orphaned binding not deleted");
     }
+}
+
+/// Bindings of servers that are gone. There may be any number of bindings that others made, so others have their turn
+/// now and then, and who gave the sweep a limit can end it.
+async fn orphans<K>(cluster: &Cluster, bindings: &Store<Guarded<K>>) -> Vec<Arc<Guarded<K>>>
+where
+    K: Resource<DynamicType = ()> + Clone + 'static,
+{
+    let mut orphans = Vec::new();
+    for some in bindings.state().chunks(STEP) {
+        orphans.extend(some.iter().filter(|binding| is_orphan(cluster, binding)).cloned());
+        tokio::task::yield_now().await;
+    }
+    orphans
+}
+
+/// Whether a binding is named for a server that is not there at all: one that cannot be read exists.
+fn is_orphan<K: Resource>(cluster: &Cluster, binding: &Guarded<K>) -> bool {
+    server_of(binding).is_some_and(|(namespace, server)| !cluster.has_server(namespace, server))
 }
 
 #[cfg(test)]
 mod tests {
+    use serde_json::{Value, json};
+
     use super::*;
+    use crate::controller::fixture::{Fixture, namespace, ours};
+
+    #[tokio::test]
+    async fn a_role_that_is_being_deleted_gives_no_rights() {
+        let going = |kind: &str, name: &str, spec: &Value| {
+            let mut role = ours(kind, name, spec);
+            role["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
+            role["metadata"]["finalizers"] = json!(["example.com/hold"]);
+            role
+        };
+        let local = json!({"permissions": ["k8s:pods:list"]});
+        let wide = json!({"permissions": ["k8s:pods:logs"], "allNamespaces": true,
+            "servers": [{"namespace": "agents", "name": "ops"}]});
+        let fixture = Fixture::new(
+            &[
+                namespace("agents", "cluster"),
+                ours("McpRole", "stays", &local),
+                going("McpRole", "goes", &local),
+                ours("ClusterMcpRole", "stays", &wide),
+                going("ClusterMcpRole", "goes", &wide),
+            ],
+            &[],
+        );
+        let found = roles(&fixture.context, "agents", "ops");
+        let found: Vec<String> = found.iter().map(|role| role.id().to_string()).collect();
+        assert_eq!(found, ["McpRole agents/stays", "ClusterMcpRole stays"]);
+    }
+
+    /// A binding in the namespace `default` that says that it belongs to a server of `agents`.
+    fn binding(server: &str, name: &str) -> Value {
+        json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "RoleBinding",
+            "metadata": {"name": name, "namespace": "default", "labels": {
+                "portcullis.dev/server-namespace": "agents", "portcullis.dev/server": server}},
+            "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "view"}})
+    }
+
+    #[tokio::test]
+    async fn only_bindings_that_are_named_for_a_server_that_is_let_in_count_against_the_bound() {
+        let unreadable = ours("McpServer", "unreadable", &json!("text"));
+        let mut everywhere = binding("other", "portcullis:agents:other:baseline");
+        everywhere["kind"] = json!("ClusterRoleBinding");
+        everywhere["metadata"]["namespace"] = Value::Null;
+        let mut not_let_in = ours("McpServer", "ops", &json!({}));
+        not_let_in["metadata"]["namespace"] = json!("closed");
+        let mut closed = binding("ops", "portcullis:closed:ops:pods:list");
+        closed["metadata"]["labels"]["portcullis.dev/server-namespace"] = json!("closed");
+        let fixture = Fixture::new(
+            &[
+                namespace("agents", "local"),
+                namespace("closed", "no"),
+                ours("McpServer", "ops", &json!({})),
+                ours("McpServer", "other", &json!({})),
+                unreadable,
+                not_let_in,
+                binding("ops", "portcullis:agents:ops:pods:list"),
+                binding("other", "portcullis:agents:other:pods:list"),
+                everywhere,
+                binding("unreadable", "portcullis:agents:unreadable:pods:list"),
+                binding("other", "forged"),
+                binding("other", "portcullis:agents:ops:pods:get"),
+                binding("nobody", "portcullis:agents:nobody:pods:list"),
+                closed,
+            ],
+            &[],
+        );
+        assert_eq!(bindings_of_others(&fixture.context, "agents", "ops"), 3);
+    }
+
+    #[tokio::test]
+    async fn bindings_of_a_server_that_is_gone_are_deleted_and_no_others() {
+        let fixture = Fixture::new(
+            &[
+                ours("McpServer", "ops", &json!({})),
+                ours("McpServer", "unreadable", &json!("text")),
+                binding("ops", "portcullis:agents:ops:pods:list"),
+                binding("unreadable", "portcullis:agents:unreadable:pods:list"),
+                binding("gone", "portcullis:agents:gone:pods:list"),
+                binding("gone", "portcullis:agents:gone:pods:get"),
+                binding("gone", "theirs"),
+                binding("lost", "portcullis:agents:lost:baseline"),
+            ],
+            &[],
+        );
+        remove_orphaned_bindings(&fixture.context).await;
+        let path =
+            "DELETE /apis/rbac.authorization.k8s.io/v1/namespaces/default/rolebindings/portcullis:agents";
+        let expected = ["gone:pods:get", "gone:pods:list", "lost:baseline"];
+        assert_eq!(fixture.requests(), expected.map(|name| format!("{path}:{name}")));
+    }
+
+    #[tokio::test]
+    async fn a_sweep_of_many_bindings_can_be_interrupted() {
+        let forged = (0..3 * STEP).map(|number| binding(&format!("s{number}"), &format!("forged-{number}")));
+        let fixture = Fixture::new(&forged.collect::<Vec<_>>(), &[]);
+        let mut sweep = std::pin::pin!(remove_orphaned_bindings(&fixture.context));
+        for _ in 0..3 {
+            assert!(futures::poll!(&mut sweep).is_pending());
+        }
+        sweep.await;
+        assert_eq!(fixture.requests(), [""; 0]);
+    }
 
     #[test]
     fn only_what_is_named_as_we_name_it_is_a_binding_of_the_server() {
