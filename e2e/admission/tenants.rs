@@ -5,7 +5,9 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::rules::TENANT_LABEL;
-use super::{acting_as, allowed, change, change_status, cluster_role_binding, create, given, refused, with};
+use super::{
+    acting_as, allowed, change, change_status, cluster_role_binding, create, delete, given, refused, with,
+};
 use crate::cluster;
 
 #[tokio::test]
@@ -21,7 +23,7 @@ async fn who_gives_a_namespace_to_a_tenant_or_takes_it_away_needs_the_verb_admit
     let uid = namespaces.get(ns).await.expect("it was made").metadata.uid;
     let reference = json!([{"apiVersion": "v1", "kind": "Namespace", "name": ns, "uid": uid}]);
     let rules = json!([{"apiGroups": [""], "resources": ["namespaces", "namespaces/status"],
-        "verbs": ["get", "patch", "create"]}]);
+        "verbs": ["get", "patch", "create", "delete"]}]);
     given(
         &admin,
         &json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole", "rules": rules,
@@ -46,6 +48,7 @@ async fn who_gives_a_namespace_to_a_tenant_or_takes_it_away_needs_the_verb_admit
     new["metadata"]["name"] = json!(format!("{ns}-new"));
     refused("making one of a tenant", TENANT_LABEL, create(&owner, &new).await);
     allowed("making one of none", create(&owner, &with(&new, "/metadata/labels", json!({}))).await);
+    allowed("deleting one of none", delete(&owner, &object).await);
 
     allowed("giving it as administrator", change(&admin, &object, label(json!("red"))).await);
     namespace.label("portcullis.dev/tenant=red");
@@ -56,6 +59,7 @@ async fn who_gives_a_namespace_to_a_tenant_or_takes_it_away_needs_the_verb_admit
     ] {
         refused(what, TENANT_LABEL, change(&owner, &object, label(value)).await);
     }
+    refused("deleting it", TENANT_LABEL, delete(&owner, &object).await);
     let no_labels = json!({"metadata": {"labels": null}});
     refused("taking every label away", TENANT_LABEL, change(&owner, &object, no_labels).await);
     let team = json!({"metadata": {"labels": {"team": "a"}}});

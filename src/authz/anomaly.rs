@@ -3,7 +3,7 @@
 //! Pure: the time is an argument, counted from the start, and the same calls at the same times get the same verdicts. Each caller is compared
 //! with its own past only, of which a few numbers are kept, for so many callers and no more. Nothing outlives the process.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
@@ -246,11 +246,12 @@ impl Detector {
         // The call itself has been counted.
         let calls = history.total.saturating_sub(1);
         let is_surprising = class >= regime.limits.danger && calls >= regime.limits.calls_before_danger;
-        let held_since = is_surprising.then(|| *history.held_since.get_or_insert(now));
+        let held_since = is_surprising.then(|| *history.held_since.entry(class).or_insert(now));
         let is_over = |since: Duration| now.saturating_sub(since) >= HOLD;
         if !regime.refuses || held_since.is_none_or(is_over) {
             history.most_dangerous = class;
-            history.held_since = None;
+            // What is more dangerous still waits for its own time.
+            history.held_since.retain(|held, _| *held > class);
         }
         let found = held_since.filter(|since| !regime.refuses || !is_over(*since));
         found.map(|_| Anomaly::FirstOfClass { class, calls })
@@ -304,7 +305,7 @@ struct History {
     networks: [Option<Network>; NETWORKS],
     most_dangerous: Class,
     /// Since when something more dangerous is tried and refused.
-    held_since: Option<Duration>,
+    held_since: BTreeMap<Class, Duration>,
 }
 
 /// How often something happened in this minute and in the one before.
@@ -345,7 +346,7 @@ impl History {
             total: 0,
             networks: [None; NETWORKS],
             most_dangerous: Class::Sensitive,
-            held_since: None,
+            held_since: BTreeMap::new(),
         }
     }
 

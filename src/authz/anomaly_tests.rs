@@ -163,6 +163,21 @@ fn the_first_destructive_call_after_many_others_waits_until_somebody_can_have_lo
 }
 
 #[test]
+fn a_change_that_waits_does_not_wait_for_a_destruction_too() {
+    let regime = refusing(AnomalySensitivity::High);
+    let (mut detector, now) = settled(10_000);
+    let mut first = |class, now| detector.judge_class("ci", class, regime, now).is_some();
+    assert!(first(Class::Write, now));
+    assert!(first(Class::Destructive, now + HOLD), "it is the first of its kind");
+    assert!(!first(Class::Write, now + HOLD), "the change has waited");
+    assert!(
+        first(Class::Destructive, now + HOLD + HOLD - Duration::from_secs(1)),
+        "it waits for its own time"
+    );
+    assert!(!first(Class::Destructive, now + HOLD + HOLD));
+}
+
+#[test]
 fn changes_are_a_surprise_at_high_sensitivity_only_and_hide_no_destruction() {
     for (sensitivity, surprises) in ALL.into_iter().zip([0, 0, 1]) {
         let (mut detector, now) = settled(10_000);

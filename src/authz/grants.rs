@@ -84,6 +84,11 @@ impl Roles {
         self.roles.len()
     }
 
+    /// Whether any namespace belongs to a tenant.
+    pub(crate) fn has_tenants(&self) -> bool {
+        !self.tenants.is_empty()
+    }
+
     /// The tenant of a namespace.
     pub(crate) fn tenant_of(&self, namespace: &str) -> Option<&str> {
         self.tenants.get(namespace).map(String::as_str)

@@ -14,7 +14,7 @@ use super::snapshot::asks_to_revoke;
 use crate::api::{AuthenticationSpec, BlockedKind, BlockedSubject, names};
 use crate::authn::{Identity, Method, Reason};
 use crate::authz::role::HolderName;
-use crate::authz::{Grants, Role, Roles};
+use crate::authz::{Confinement, Grants, Role, Roles};
 
 impl Snapshot {
     /// Judges a proved identity under this policy: whether it may come in, or stay, and which roles it has. The time and
@@ -53,24 +53,36 @@ impl Snapshot {
                 let named = self.keys.get(id).filter(|key| key.record.identity == identity.subject);
                 let key = named.ok_or(Reason::UnknownKey)?;
                 key.record.usable(client_ip, now)?;
-                Ok(self.grants(key.held.clone(), identity.tenant.as_deref()))
+                Ok(self.grants(key.held.clone(), key.record.tenant.as_deref()))
             }
             None => {
-                let held = self.holders.held_by(identity, self.roles.len());
-                Ok(self.grants(held.into(), self.tenant(identity)))
+                let held = self.holders.held_by(identity, self.roles.len()).into();
+                match self.is_lost(identity) {
+                    true => Ok(Grants::new(self.roles.clone(), held, Confinement::Nowhere)),
+                    false => Ok(self.grants(held, self.tenant(identity))),
+                }
             }
         }
     }
 
-    /// The tenant of a proved caller: what its credential says, or, of a ServiceAccount, the one that has its namespace
-    /// now.
+    /// The tenant of a proved caller: what its credential says, or, of a key or of a token that was made for one, what the
+    /// key's object says now, or, of a ServiceAccount, the one that has its namespace now.
     pub(crate) fn tenant<'a>(&'a self, identity: &'a Identity) -> Option<&'a str> {
-        let proved_by = identity.origin.as_ref().map_or(identity.method, |origin| origin.method);
-        let account = identity.subject.strip_prefix(names::SERVICE_ACCOUNT_PREFIX);
-        match (proved_by, account.and_then(|account| account.split_once(':'))) {
-            (Method::ServiceAccount, Some((namespace, _))) => self.roles.tenant_of(namespace),
-            _ => identity.tenant.as_deref(),
+        if let Some(key) = identity.key_id().and_then(|id| self.keys.get(id)) {
+            return key.record.tenant.as_deref();
         }
+        match home(identity) {
+            Some(namespace) => self.roles.tenant_of(namespace),
+            None => identity.tenant.as_deref(),
+        }
+    }
+
+    /// Whether the caller is a ServiceAccount of a namespace that is not there, or not known yet: its tenant cannot be
+    /// told. Where there are no tenants, nothing depends on it.
+    fn is_lost(&self, identity: &Identity) -> bool {
+        let is_known =
+            |namespace: &str| self.namespaces.binary_search_by(|known| (**known).cmp(namespace)).is_ok();
+        self.roles.has_tenants() && home(identity).is_some_and(|namespace| !is_known(namespace))
     }
 
     /// Who holds which role by proving who they are, in no order: the name, who must vouch for it, and the role.
@@ -79,6 +91,13 @@ impl Snapshot {
         let all = all.flat_map(|(name, held)| held.iter().map(move |(issuer, role)| (name, issuer, role)));
         all.map(|(name, issuer, role)| (name, issuer.as_deref(), self.roles.at(*role)))
     }
+}
+
+/// The namespace of a ServiceAccount that the API server, and no issuer, has vouched for.
+fn home(identity: &Identity) -> Option<&str> {
+    let proved_by = identity.origin.as_ref().map_or(identity.method, |origin| origin.method);
+    let account = identity.subject.strip_prefix(names::SERVICE_ACCOUNT_PREFIX)?;
+    (proved_by == Method::ServiceAccount).then_some(account.split_once(':')?.0)
 }
 
 /// Whether the server accepts what proved the identity, and what its token was made for.
@@ -156,7 +175,6 @@ mod tests {
     use super::*;
     use crate::api::{McpApiKey, McpRole};
     use crate::authn::{KUBERNETES, Origin};
-    use crate::authz::Confinement;
     use crate::index::Objects;
 
     const HERE: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 0, 0, 7));
@@ -286,6 +304,59 @@ mod tests {
         let labels = objects.namespaces.get_mut("agents").expect("there is a namespace");
         labels.insert(names::TENANT_LABEL.to_owned(), "green".to_owned());
         assert_eq!(snapshot(&objects).tenant(&account("agents")), Some("green"), "it follows the label");
+    }
+
+    #[test]
+    fn a_service_account_whose_namespace_is_gone_may_do_nothing_where_there_are_tenants() {
+        let account = |namespace: &str| Identity {
+            issuer: Some(KUBERNETES.into()),
+            ..Identity::new(Method::ServiceAccount, format!("system:serviceaccount:{namespace}:bot"), "s1")
+        };
+        let confined = |objects: &Objects, namespace: &str| {
+            let snapshot = Snapshot::build(objects, "agents", "ops", "portcullis-system");
+            let token = Identity {
+                method: Method::Token,
+                origin: Some(Origin { method: Method::ServiceAccount, credential_id: "s1".into() }),
+                tenant: Some("red".into()),
+                ..account(namespace)
+            };
+            let [proved, token] = [account(namespace), token].map(|identity| {
+                let grants =
+                    snapshot.admit(&identity, Ipv4Addr::LOCALHOST.into(), now()).expect("may come in");
+                grants.confinement().clone()
+            });
+            assert_eq!(proved, token);
+            proved
+        };
+        let mut objects = objects();
+        edit(&mut objects, |server| server.spec.authentication.tokens.enabled = true);
+        assert_eq!(confined(&objects, "gone"), Confinement::None, "there are no tenants");
+        let red = BTreeMap::from([(names::TENANT_LABEL.to_owned(), "red".to_owned())]);
+        objects.namespaces.insert("red-1".to_owned(), red);
+        objects.namespaces.insert("free".to_owned(), BTreeMap::new());
+        assert_eq!(confined(&objects, "red-1"), Confinement::Tenant("red".into()));
+        assert_eq!(confined(&objects, "free"), Confinement::None);
+        assert_eq!(confined(&objects, "gone"), Confinement::Nowhere);
+    }
+
+    #[test]
+    fn a_key_and_its_tokens_belong_to_the_tenant_that_its_object_names_now() {
+        let mut objects = objects();
+        edit(&mut objects, |server| server.spec.authentication.tokens.enabled = true);
+        for tenant in [None, Some("red"), Some("blue")] {
+            let key = Arc::make_mut(objects.keys.values_mut().next().expect("there is a key"));
+            key.spec.tenant = tenant.map(str::to_owned);
+            let snapshot = Snapshot::build(&objects, "agents", "ops", "portcullis-system");
+            for made_before in [None, Some("green".to_owned())] {
+                for identity in [of_key(), token_of_key()] {
+                    let identity = Identity { tenant: made_before.clone(), ..identity };
+                    assert_eq!(snapshot.tenant(&identity), tenant);
+                    let grants =
+                        snapshot.admit(&identity, Ipv4Addr::LOCALHOST.into(), now()).expect("admitted");
+                    assert_eq!(*grants.confinement(), Confinement::of(tenant, crate::api::Tenancy::IfGiven));
+                }
+            }
+        }
     }
 
     #[test]

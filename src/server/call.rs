@@ -187,7 +187,11 @@ async fn attempt(
     let invocation = (tool.parse)(arguments).map_err(|invalid| Refusal::Arguments(invalid.0))?;
     let permission = match tool.needs {
         Needs::Permission(permission) => permission,
-        Needs::Verb(_) => invocation.permission().ok_or(Refusal::Resource(None))?,
+        // A resource that there is none of counts like one that is not granted, or the count would tell them apart.
+        Needs::Verb(_) => invocation.permission().ok_or_else(|| {
+            core.habits.note_refusal(&call.caller);
+            Refusal::Resource(None)
+        })?,
     };
     let permit = decide(core, call, tool, permission, &*invocation).inspect_err(|refusal| {
         // A credential that is too narrow is not a caller that tries its luck.

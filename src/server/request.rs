@@ -196,7 +196,11 @@ impl Driver {
         let admitted = snapshot.admit(&identity, client_ip, Timestamp::now());
         let holds = self.core.authenticator.still_holds(&identity);
         match admitted.and_then(|grants| if holds { Ok(grants) } else { Err(Reason::Revoked) }) {
-            Ok(grants) => Ok(Caller { identity, grants, snapshot, client_ip, certificate }),
+            Ok(grants) => {
+                let tenant = snapshot.tenant(&identity).map(str::to_owned);
+                let identity = Identity { tenant, ..identity };
+                Ok(Caller { identity, grants, snapshot, client_ip, certificate })
+            }
             Err(reason) => {
                 let auth_type = identity.method.as_str();
                 let labels = Authentication { auth_type, result: reason.as_str() };

@@ -353,6 +353,24 @@ async fn who_probes_for_tools_and_namespaces_is_refused_what_it_may_do_too() {
 }
 
 #[tokio::test]
+async fn who_guesses_resources_is_counted_whether_they_are_there_or_not() {
+    for guess in ["services", "no-such-resource"] {
+        let fixture = start().await;
+        set(&fixture, &["k8s:pods:list"], AnomalyMode::Enforce);
+        let key = fixture.key.clone();
+        let guess = call("resources_list", json!({"resource": guess, "namespace": "agents"}));
+        from(&fixture, HOME, &key, &vec![guess; 11]).await;
+        let answer = from(&fixture, HOME, &key, &[call("echo", here())]).await;
+        assert!(is_refused(&answer), "{answer}");
+        assert_eq!(
+            said(&fixture.last_event()),
+            (Outcome::Denied, "anomalous_request", Some("many_refusals"))
+        );
+        fixture.stop().await;
+    }
+}
+
+#[tokio::test]
 async fn the_first_destructive_call_of_a_reader_is_refused_for_a_while() {
     let fixture = start().await;
     set(&fixture, &["k8s:pods:*"], AnomalyMode::Enforce);
