@@ -75,6 +75,14 @@ fn callers_with_the_same_roles_are_told_apart_by_their_tenants() {
 }
 
 #[test]
+fn there_are_tenants_as_soon_as_a_namespace_belongs_to_one() {
+    let labelled = |tenant: &str| [(names::TENANT_LABEL.to_owned(), tenant.to_owned())].into();
+    let are_there =
+        |tenant| Roles::compile(Vec::new(), &[("a".to_owned(), labelled(tenant))].into()).has_tenants();
+    assert!(!Roles::default().has_tenants() && !are_there("") && are_there("red"));
+}
+
+#[test]
 fn whoever_has_a_tenant_is_confined_to_it_and_whoever_has_none_if_that_is_required() {
     for tenancy in [Tenancy::IfGiven, Tenancy::Required] {
         assert_eq!(Confinement::of(Some("red"), tenancy), Confinement::Tenant("red".into()));
