@@ -8,6 +8,9 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::cluster::{Namespace, apply, eventually, kubectl, try_kubectl};
+use crate::server::{Endpoint, Wishes, key};
+use crate::service_accounts::token;
+use crate::wire::Wire;
 
 const POLICY: &str = "
 apiVersion: portcullis.dev/v1alpha1
@@ -121,6 +124,101 @@ async fn an_auditor_with_rights_to_read_sees_who_can_do_what_and_when_it_ends() 
         (1, &json!("disabled"), &Value::Null)
     );
     assert_eq!(can("k8s:pods:list"), 1);
+}
+
+/// A server that accepts ServiceAccounts and denies a tool, and a role over the namespaces of two tenants, which a
+/// ServiceAccount and a key of the first one hold.
+async fn fleet(red: &Namespace, blue: &Namespace) -> Endpoint {
+    let spec = "authentication: {serviceAccounts: {enabled: true}}\n  tools: {deny: [pods_delete]}";
+    let endpoint = Endpoint::start_with("asked", Wishes { spec, ..Wishes::default() }).await;
+    let home = endpoint.namespace();
+    endpoint.namespace.label("portcullis.dev/servers=cluster");
+    for namespace in [red, blue] {
+        namespace.label(&format!("portcullis.dev/tenant={}", namespace.name()));
+        namespace.label(&format!("portcullis-e2e/fleet={home}"));
+    }
+    let bot = json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "bot"}});
+    apply(red.name(), &bot.to_string());
+    let role = json!({"apiVersion": "portcullis.dev/v1alpha1", "kind": "ClusterMcpRole",
+        "metadata": {"name": home, "ownerReferences": endpoint.namespace.owner()},
+        "spec": {"permissions": ["k8s:pods:list", "k8s:pods:delete"],
+            "namespaceSelector": {"matchLabels": {"portcullis-e2e/fleet": home}},
+            "servers": [{"namespace": home, "name": "ops"}],
+            "subjects": [{"kind": "ServiceAccount", "name": "bot", "namespace": red.name()}]}});
+    apply(home, &role.to_string());
+    let key = json!({"apiVersion": "portcullis.dev/v1alpha1", "kind": "McpApiKey", "metadata": {"name": "red"},
+        "spec": {"identity": "red-bot", "tenant": red.name(), "servers": ["ops"],
+            "roles": [{"kind": "ClusterMcpRole", "name": home}]}});
+    apply(home, &key.to_string());
+    endpoint
+}
+
+/// Calls a tool with a key or a token.
+async fn call(wire: &Wire, credential: &str, tool: &str, arguments: Value) -> Value {
+    let mut request = wire.modern("-", "tools/call", json!({"name": tool, "arguments": arguments}));
+    request.headers_mut().remove("x-api-key");
+    let value = format!("Bearer {credential}").parse().expect("a header");
+    request.headers_mut().insert(http::header::AUTHORIZATION, value);
+    let answer = wire.send(request).await.expect("an answer");
+    serde_json::from_slice(answer.body()).expect("JSON")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_a_fleet_of_tenants_the_answers_are_what_the_endpoint_does() {
+    let (red, blue) = (Namespace::plain("red"), Namespace::plain("blue"));
+    let endpoint = fleet(&red, &blue).await;
+    let (wire, home) = (Wire::new(&endpoint), endpoint.namespace());
+    let auditor = auditor(home);
+    let kubeconfig = Some(auditor.kubeconfig.path());
+    let server = format!("{home}/ops");
+    let can = |permission: &str, caller: [&str; 2], namespace: &str| {
+        let line = ["can-i", permission, caller[0], caller[1], "-n", namespace, "--server", &server];
+        run(&line, kubeconfig, "").0
+    };
+    let pod = format!("system:serviceaccount:{}:bot", red.name());
+    let token = token(red.name(), "bot", Some(&endpoint.resource())).await;
+    let callers = [(["--as", &pod], token), (["--as-key", "red"], key(home, "red").await)];
+    for (caller, credential) in &callers {
+        let lists = async |namespace: &str| {
+            let answer = call(&wire, credential, "pods_list", json!({"namespace": namespace})).await;
+            answer["result"].is_object() && answer["result"]["isError"] != true
+        };
+        eventually("the role and the tenants are known", Duration::from_secs(60), async || {
+            lists(red.name()).await.then_some(())
+        })
+        .await;
+        for (namespace, code) in [(red.name(), 0), (blue.name(), 1), (home, 1), ("kube-system", 1)] {
+            assert_eq!(lists(namespace).await, code == 0, "{caller:?} in {namespace}");
+            assert_eq!(can("k8s:pods:list", *caller, namespace), code, "{caller:?} in {namespace}");
+        }
+        let arguments = json!({"namespace": red.name(), "name": "web"});
+        let denied = call(&wire, credential, "pods_delete", arguments).await;
+        assert!(denied["error"].is_object(), "there is no such tool: {denied}");
+        assert_eq!(can("k8s:pods:delete", *caller, red.name()), 1, "{caller:?}");
+    }
+
+    let (code, text) = run(&["access-review", "-n", home, "-o", "json"], kubeconfig, "");
+    let rows: Vec<Value> = serde_json::from_str(&text).expect("JSON");
+    for subject in [pod.as_str(), "red-bot"] {
+        let rows: Vec<_> = rows.iter().filter(|row| row["subject"] == subject).collect();
+        let seen = |field: &str| rows.iter().map(|row| row[field].clone()).collect::<Vec<_>>();
+        assert_eq!(seen("tenant"), [json!(red.name()), json!(red.name())], "{rows:?}");
+        assert_eq!(seen("namespaces"), [json!([red.name()]), json!([red.name()])], "{rows:?}");
+        let state = |permission: &str| {
+            let row = rows.iter().find(|row| row["permission"] == permission);
+            row.map(|row| row["state"].clone())
+        };
+        assert_eq!(state("k8s:pods:list"), Some(json!("active")), "{rows:?}");
+        assert_eq!(state("k8s:pods:delete"), Some(json!("not_offered")), "{rows:?}");
+    }
+    assert_eq!(code, 0);
+
+    let fewer = r#"[{"op": "replace", "path": "/rules/1/verbs", "value": ["get"]}]"#;
+    kubectl(&["patch", "clusterrole", &auditor.name, "--type=json", "-p", fewer]);
+    eventually("it cannot be told without the namespaces", Duration::from_secs(20), async || {
+        (can("k8s:pods:list", ["--as", &pod], red.name()) == 2).then_some(())
+    })
+    .await;
 }
 
 #[test]

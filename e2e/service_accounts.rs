@@ -29,7 +29,7 @@ spec: {permissions: ['k8s:pods:list'], subjects: [{kind: ServiceAccount, name: r
 ";
 
 /// A token of an account for an audience, by TokenRequest; none is the API server's own.
-async fn token(namespace: &str, account: &str, audience: Option<&str>) -> String {
+pub(crate) async fn token(namespace: &str, account: &str, audience: Option<&str>) -> String {
     let accounts = Api::<ServiceAccount>::namespaced(client().await, namespace);
     let request = TokenRequest {
         spec: TokenRequestSpec {

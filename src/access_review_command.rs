@@ -32,10 +32,17 @@ pub(crate) struct AccessReview {
 const EXAMPLES: &str = "\
 A row is one permission of one caller by one role: of an API key, or of a user, group or ServiceAccount that a role
 names. The state is \"active\", or says why there is no access: disabled, expired, revoked, other_server, blocked,
-method_disabled, not_made, deleting, invalid, namespace_not_admitted, tenant_required, role_without_effect, or nobody.
+method_disabled, not_made, deleting, invalid, namespace_not_admitted, tenant_required, role_without_effect,
+not_offered, which is a permission for which spec.tools of the server lets in no tool, or nobody.
 To callers of a tenant a role grants what it names in the namespaces of the tenant, which are listed as they are now;
-whose token or certificate names the tenant has the tenant \"(by credential)\". Who is in a group, and scopes by which a token narrows its holder, are known to the issuer alone. Of a cluster it gets and lists McpServers,
-McpRoles, ClusterMcpRoles, McpApiKeys and Namespaces. CSV puts an apostrophe before what a spreadsheet would calculate.
+whose token or certificate names the tenant has the tenant \"(by credential)\". Who is in a group, and scopes by which a
+token narrows its holder, are known to the issuer alone. CSV puts an apostrophe before what a spreadsheet would
+calculate.
+
+Of a cluster it lists McpServers, McpRoles and McpApiKeys, of the namespace where one is named, and ClusterMcpRoles. It
+lists the namespaces of the whole cluster too, for their labels say which tenant has them and which roles select them.
+Where that is forbidden it gets the one that is named, and fails if another one could count: if the server accepts
+ServiceAccounts, a key or a credential has a tenant, tenancy is Required, or a role has a namespaceSelector.
 
 Examples:
   portcullis access-review                                 every server of the cluster of the kubeconfig

@@ -60,7 +60,13 @@ pub(crate) struct CanI {
 }
 
 const EXAMPLES: &str = "\
-The exit code is 0 for yes, 1 for no, and 2 for an error. Scopes by which a token narrows its holder are not asked.
+The exit code is 0 for yes, 1 for no, and 2 for an error. What spec.tools of the server lets in no tool for is a no,
+whatever the roles grant. Scopes by which a token narrows its holder are not asked.
+
+Of a cluster it lists McpServers, McpRoles and McpApiKeys of the namespace of the server, and ClusterMcpRoles. It lists
+the namespaces of the whole cluster too, for their labels say which tenant has them and which roles select them. Where
+that is forbidden it gets the one of the server, and fails if another one could count: if the server accepts
+ServiceAccounts, a key or a credential has a tenant, tenancy is Required, or a role has a namespaceSelector.
 
 Examples:
   portcullis can-i k8s:pods:delete --as-key ci-bot -n team-a --server agents/ops

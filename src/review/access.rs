@@ -18,13 +18,13 @@ use crate::authn::{KUBERNETES, Reason};
 use crate::authz::catalogue::Place;
 use crate::authz::role::HolderName;
 use crate::authz::{Confinement, Grants, Permission, Role, RoleId};
-use crate::server::opens;
-use crate::tools;
 
 /// State of those who can come in.
 const ACTIVE: &str = "active";
 /// State of a role that grants nothing: it is missing, invalid, not for this server, or for no namespace of the tenant.
 const NO_EFFECT: &str = "role_without_effect";
+/// State of a permission that is granted, and all of whose tools the spec of the server keeps out.
+const NOT_OFFERED: &str = "not_offered";
 /// State of a server that has no row otherwise.
 const NOBODY: &str = "nobody";
 
@@ -195,7 +195,8 @@ fn of_role(policy: &Policy, caller: &Row, role: &Role, grants: &Grants) -> Vec<R
         let row = Row {
             role: Some(role.id().to_string()),
             permission: Some(*permission),
-            tools: opened(policy, *permission),
+            state: if policy.is_closed(*permission) { NOT_OFFERED } else { caller.state },
+            tools: policy.opened(*permission),
             ..caller.clone()
         };
         match permission.entry().place {
@@ -211,13 +212,6 @@ fn of_role(policy: &Policy, caller: &Row, role: &Role, grants: &Grants) -> Vec<R
         true => vec![Row { role: Some(role.id().to_string()), state: NO_EFFECT, ..caller.clone() }],
         false => rows,
     }
-}
-
-/// The tools of the server that the permission opens.
-fn opened(policy: &Policy, permission: Permission) -> Vec<&'static str> {
-    let Some(server) = policy.snapshot.server.as_ref() else { return Vec::new() };
-    let tools = tools::registry().iter().filter(|tool| opens(&server.spec.tools, tool, permission));
-    tools.map(|tool| tool.name).collect()
 }
 
 #[cfg(test)]
@@ -363,7 +357,8 @@ mod tests {
         let mut objects = fixture::objects(&[fixture::VIEWER, fixture::KEY]);
         objects.server = Some(parse(&server));
         let policy = Policy::of(fixture::subject(), objects);
-        assert_eq!(seen(&policy)[0], "McpApiKey ci-bot active McpRole agents/viewer k8s:pods:list [agents] ");
+        let row = "McpApiKey ci-bot not_offered McpRole agents/viewer k8s:pods:list [agents] ";
+        assert_eq!(seen(&policy)[0], row);
     }
 
     /// Two tenants with a namespace each, and a role of every namespace that a key, a pod and people of an issuer hold.

@@ -75,7 +75,7 @@ pub(crate) fn answer(policy: &Policy, question: &Question<'_>, now: Timestamp) -
                 format!("there is no McpApiKey {name} in namespace {}", policy.subject.namespace)
             })?;
             Ok(match of_key(policy, key, now) {
-                Ok(grants) => decide(question, &grants, None),
+                Ok(grants) => decide(policy, question, &grants, None),
                 Err(outside) => refused(&outside.to_string()),
             })
         }
@@ -89,7 +89,7 @@ pub(crate) fn answer(policy: &Policy, question: &Question<'_>, now: Timestamp) -
                     // Without the claim the credential would prove nobody, so what it might do is no answer.
                     Ok(_) | Err(Outside::NoTenant) if unsaid => outside = Outside::TenantUnsaid,
                     Ok(grants) => {
-                        let decided = decide(question, &grants, identity.issuer.as_deref());
+                        let decided = decide(policy, question, &grants, identity.issuer.as_deref());
                         if decided.allowed {
                             return Ok(decided);
                         }
@@ -118,7 +118,7 @@ fn refused(reason: &str) -> Answer {
     Answer { allowed: false, role: None, issuer: None, reason: reason.to_owned() }
 }
 
-fn decide(question: &Question<'_>, grants: &Grants, issuer: Option<&str>) -> Answer {
+fn decide(policy: &Policy, question: &Question<'_>, grants: &Grants, issuer: Option<&str>) -> Answer {
     let permission = question.permission;
     let target = match question.place {
         Where::Namespace(namespace) => Target::Namespace(namespace),
@@ -137,6 +137,10 @@ fn decide(question: &Question<'_>, grants: &Grants, issuer: Option<&str>) -> Ans
         Where::Everywhere => "in every namespace".to_owned(),
     };
     let role = permit.role().to_string();
+    if policy.is_closed(permission) {
+        let but = "spec.tools of the server lets in no tool for it";
+        return refused(&format!("{role} grants {permission} {place}, and {but}"));
+    }
     let reason = match issuer {
         Some(issuer) => format!("{role} grants {permission} {place}, if {issuer} vouches for the caller"),
         None => format!("{role} grants {permission} {place}"),
@@ -324,6 +328,27 @@ mod tests {
         let groups = ["ops".to_owned()];
         let caller = Caller::Subject { name: "ann", groups: &groups, issuer: None, tenant: None };
         assert_eq!(ask(&policy, RESTART, Where::Anywhere, caller), (false, reason));
+    }
+
+    #[test]
+    fn nobody_may_what_every_tool_is_for_that_the_server_does_not_offer() {
+        let of = |tools: &str, permission: Permission| {
+            let role = fixture::VIEWER.replace("'k8s:pods:list'", "'k8s:pods:*'");
+            let mut objects = fixture::objects(&[&role, fixture::KEY]);
+            let server = fixture::SERVER.replace("spec: {", &format!("spec: {{tools: {{{tools}}}, "));
+            objects.server = Some(fixture::parse(&server));
+            ask(&Policy::of(fixture::subject(), objects), permission, Where::Namespace("agents"), CI)
+        };
+        let delete = Permission::of("pods", "delete");
+        assert!(of("", delete).0);
+        let no = "McpRole agents/viewer grants k8s:pods:delete in namespace agents, and spec.tools of the server \
+                  lets in no tool for it";
+        for tools in ["deny: [pods_delete]", "readOnly: true", "allow: ['pods_list']"] {
+            assert_eq!(of(tools, delete), (false, no.to_owned()), "{tools}");
+        }
+        assert!(of("readOnly: true", LIST).0);
+        assert!(of("allow: [resources_list]", LIST).0, "another tool can do it");
+        assert!(!of("deny: [pods_list]", LIST).0, "no other tool may do what its own is denied for");
     }
 
     /// The policy of a fleet of two tenants' namespaces, with everything granted to the key, the group and a pod.
