@@ -53,6 +53,11 @@ pub(crate) fn registry() -> &'static [Tool] {
     &REGISTRY
 }
 
+/// Every name by which a tool can be called.
+pub(crate) fn names() -> impl Iterator<Item = &'static str> {
+    REGISTRY.iter().flat_map(|tool| tool.aliases.iter().copied().chain([tool.name]))
+}
+
 /// One tool, as data.
 pub(crate) struct Tool {
     /// Canonical name.
