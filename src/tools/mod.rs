@@ -53,9 +53,9 @@ pub(crate) fn registry() -> &'static [Tool] {
     &REGISTRY
 }
 
-/// Every name by which a tool can be called.
-pub(crate) fn names() -> impl Iterator<Item = &'static str> {
-    REGISTRY.iter().flat_map(|tool| tool.aliases.iter().copied().chain([tool.name]))
+/// Every name by which the tools can be called.
+pub(crate) fn names(tools: &'static [Tool]) -> impl Iterator<Item = &'static str> {
+    tools.iter().flat_map(|tool| tool.aliases.iter().copied().chain([tool.name]))
 }
 
 /// One tool, as data.
