@@ -160,6 +160,7 @@ async fn endpoint(
 ) -> anyhow::Result<()> {
     let Process { client, policy, authenticator, registry, metrics, stop, ended } = process;
     let name = format!("{}/{}", config.namespace, config.server);
+    let settings = Settings { tools: tools::names(tools::registry()).collect(), ..settings };
     let (audit, writer) = AuditLog::open_with(&audit_file, &name, metrics.clone(), settings)
         .with_context(|| format!("audit log {}", audit_file.display()))?;
     let ready = Arc::new(AtomicBool::new(false));

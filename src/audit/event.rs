@@ -134,6 +134,27 @@ pub(crate) struct Event {
     pub(crate) metadata: BTreeMap<String, String>,
 }
 
+/// Actions by which refusals are told apart: those that the endpoint names itself, and the methods of MCP that it has.
+/// Any other stands for one kind.
+const ACTIONS: &[&str] = &[
+    "auth/whoami",
+    "authenticate",
+    "connect",
+    "initialize",
+    "notifications/cancelled",
+    "notifications/initialized",
+    "ping",
+    "receive",
+    "server/discover",
+    "sse/message",
+    "sse/open",
+    "token/issue",
+    "tools/call",
+    "tools/list",
+];
+/// Stands for an action that is none of these.
+const UNKNOWN_ACTION: &str = "unknown";
+
 impl Event {
     /// Whether it says that somebody was kept out, or might have been: only such events may be gathered, and these are
     /// what an administrator is notified of. What was observed has an event of its own beside the one of its request.
@@ -143,6 +164,13 @@ impl Event {
             Outcome::Failure => self.event_type == Kind::Authentication,
             Outcome::Intent | Outcome::Success | Outcome::Cancelled => false,
         }
+    }
+
+    /// What was asked, in a word that no caller makes up: one of the tools, or else one of the actions. Callers write
+    /// names of tools and methods as they like, and could fill whatever is kept by them.
+    pub(super) fn asked(&self, tools: &[&str]) -> &str {
+        let tool = self.tool.as_deref().filter(|tool| tools.contains(tool));
+        tool.or(ACTIONS.iter().copied().find(|action| *action == self.action)).unwrap_or(UNKNOWN_ACTION)
     }
 }
 

@@ -25,6 +25,7 @@ const UNTIL: &str = "gathered_until";
 #[derive(Debug, Default)]
 pub(super) struct Gatherer {
     windows: HashMap<Key, Window>,
+    tools: Vec<&'static str>,
 }
 
 /// What makes refusals equal.
@@ -37,14 +38,14 @@ struct Key {
     caller: Option<Caller>,
 }
 
-/// The part of a key that callers choose.
+/// The part of a key that callers have a part in.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Caller {
     user: String,
     credential_id: Option<String>,
     client_ip: Option<String>,
-    action: String,
-    tool: Option<String>,
+    /// The tool or the action; what callers make up is one, or they could fill the windows with it.
+    asked: String,
 }
 
 #[derive(Debug)]
@@ -56,6 +57,11 @@ struct Window {
 }
 
 impl Gatherer {
+    /// Nothing is gathered yet. The names are those of every tool.
+    pub(super) fn new(tools: Vec<&'static str>) -> Self {
+        Self { windows: HashMap::new(), tools }
+    }
+
     /// Gives the event back if it is to be recorded now, and keeps it otherwise.
     pub(super) fn offer(&mut self, event: Event, now: Instant) -> Option<Event> {
         if !event.is_refusal() {
@@ -92,7 +98,7 @@ impl Gatherer {
     }
 
     fn window(&mut self, event: &Event, now: Instant) -> &mut Window {
-        let mut key = Key::of(event);
+        let mut key = Key::of(event, &self.tools);
         let mut recorded = 0;
         if self.windows.len() >= WINDOWS && !self.windows.contains_key(&key) {
             key.caller = None;
@@ -103,7 +109,7 @@ impl Gatherer {
 }
 
 impl Key {
-    fn of(event: &Event) -> Self {
+    fn of(event: &Event, tools: &[&str]) -> Self {
         Self {
             event_type: event.event_type,
             result: event.result,
@@ -112,8 +118,7 @@ impl Key {
                 user: event.user.clone(),
                 credential_id: event.credential_id.clone(),
                 client_ip: event.client_ip.clone(),
-                action: event.action.clone(),
-                tool: event.tool.clone(),
+                asked: event.asked(tools).to_owned(),
             }),
         }
     }
@@ -201,6 +206,25 @@ mod tests {
         assert!(gatherer.offer(denial("quiet"), now).is_some());
         let elsewhere = Event { client_ip: Some("10.0.0.8".into()), ..denial("loud") };
         assert!(gatherer.offer(elsewhere, now).is_some());
+    }
+
+    #[test]
+    fn a_caller_who_makes_up_names_hides_no_other_caller() {
+        let (mut gatherer, now) = (Gatherer::new(vec!["pods_list", "pods_get"]), Instant::now());
+        for i in 0..1_000 {
+            drop(gatherer.offer(Event { tool: Some(format!("x{i}")), ..denial("loud") }, now));
+            drop(gatherer.offer(Event { action: format!("x{i}"), tool: None, ..denial("loud") }, now));
+        }
+        assert!(gatherer.windows.len() < 5, "{}", gatherer.windows.len());
+        (0..10).for_each(|_| drop(gatherer.offer(denial("quiet"), now)));
+        let get = Event { tool: Some("pods_get".into()), ..denial("quiet") };
+        assert!(gatherer.offer(get, now).is_some(), "tools are told apart");
+        assert_eq!(gatherer.offer(denial("quiet"), now), None);
+        let gathered = gatherer.drain();
+        assert!(
+            gathered.iter().any(|event| (event.count, event.user.as_str()) == (1, "quiet")),
+            "{gathered:?}"
+        );
     }
 
     #[test]

@@ -39,11 +39,13 @@ pub(crate) struct Settings {
     pub(crate) max_records: u32,
     /// Where refusals are told, once they are on record. When it is full they are counted as dropped.
     pub(crate) refusals: Option<mpsc::Sender<Refusal>>,
+    /// Names of every tool. Callers write others too; refusals are not told apart by those.
+    pub(crate) tools: Vec<&'static str>,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { max_records: 100_000, refusals: None }
+        Self { max_records: 100_000, refusals: None, tools: Vec::new() }
     }
 }
 
@@ -124,10 +126,11 @@ impl AuditLog {
         let mut work = Work {
             entries,
             stop: stop.clone(),
-            gatherer: Gatherer::default(),
+            gatherer: Gatherer::new(settings.tools.clone()),
             store,
             metrics: Arc::clone(&metrics),
             refusals: settings.refusals,
+            tools: settings.tools,
             failing: false,
         };
         let thread = thread::Builder::new()
@@ -211,6 +214,7 @@ struct Work {
     store: Store,
     metrics: Arc<Metrics>,
     refusals: Option<mpsc::Sender<Refusal>>,
+    tools: Vec<&'static str>,
     /// Whether the last write failed, to say it once and not per request.
     failing: bool,
 }
@@ -297,7 +301,7 @@ impl Work {
     fn tell(&self, event: &Event, link: Link) {
         log_line(event, link);
         if let Some(refusals) = self.refusals.as_ref().filter(|_| event.is_refusal())
-            && refusals.try_send(Refusal::of(event)).is_err()
+            && refusals.try_send(Refusal::of(event, &self.tools)).is_err()
         {
             self.metrics.audit_notifications_dropped.inc_by(event.count);
         }

@@ -24,7 +24,7 @@ use crate::metrics::Metrics;
 const QUEUE: usize = 256;
 /// At most one Event of a kind in this time.
 const WINDOW: Duration = Duration::from_secs(60);
-/// Kinds of refusals that are kept apart at one time; more are dropped and counted.
+/// Kinds of refusals that are kept apart at one time; more are told together, by their reason alone.
 const WINDOWS: usize = 256;
 /// How long the API server may take.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -32,6 +32,8 @@ const PATIENCE: Duration = Duration::from_secs(5);
 const MAX_NOTE: usize = 1024;
 /// The API server takes no longer action or instance than this.
 const MAX_WORD: usize = 128;
+/// Stands where refusals that are told together differ.
+const VARIOUS: &str = "various";
 const REPORTER: &str = "portcullis.dev/serve";
 
 /// What is told of a refusal.
@@ -39,7 +41,7 @@ const REPORTER: &str = "portcullis.dev/serve";
 pub(crate) struct Refusal {
     kind: RefusalKind,
     count: u64,
-    /// Why, by a fixed word; the one that was seen first in a minute.
+    /// Why, by a fixed word; the one that was seen first in a minute, unless several kinds are told together.
     why: String,
     /// From where; None where the refusals come from several places.
     client_ip: Option<String>,
@@ -56,14 +58,14 @@ struct RefusalKind {
 }
 
 impl Refusal {
-    /// What is told of a refusal that is on record, and has been redacted therefore.
-    pub(super) fn of(event: &Event) -> Self {
+    /// What is told of a refusal that is on record, and has been redacted therefore. The names are those of every tool.
+    pub(super) fn of(event: &Event, tools: &[&str]) -> Self {
         let reason = match event.event_type {
             Kind::Authentication => "AuthenticationFailed",
             Kind::Authorization | Kind::McpRequest => "AccessDenied",
             Kind::SecurityViolation => "SecurityViolation",
         };
-        let action = event.tool.as_ref().unwrap_or(&event.action).clone();
+        let action = event.asked(tools).to_owned();
         let why = event.reason.as_deref().unwrap_or(event.result.as_str());
         let anomaly = event.metadata.get("anomaly").map(|rule| format!(" ({rule})")).unwrap_or_default();
         let observed = event.result == Outcome::Observed;
@@ -72,6 +74,20 @@ impl Refusal {
             count: event.count,
             why: format!("{why}{anomaly}"),
             client_ip: event.client_ip.clone(),
+        }
+    }
+
+    /// Adds another to be told with this one. What does not hold for all is not told.
+    fn join(&mut self, other: &Refusal, window: RefusalKind) {
+        self.count += other.count;
+        if self.kind != other.kind {
+            if self.why != other.why {
+                VARIOUS.clone_into(&mut self.why);
+            }
+            self.kind = window;
+        }
+        if self.client_ip != other.client_ip {
+            self.client_ip = None;
         }
     }
 }
@@ -111,14 +127,7 @@ impl Notifier {
                 () = stop.cancelled() => break,
                 refusal = refusals.recv() => match refusal {
                     None => break,
-                    Some(refusal) => {
-                        let count = refusal.count;
-                        let told = windows.add(refusal, Instant::now());
-                        if told == Err(Full) {
-                            self.metrics.audit_notifications_dropped.inc_by(count);
-                        }
-                        told.ok().flatten().into_iter().collect()
-                    }
+                    Some(refusal) => windows.add(refusal, Instant::now()).into_iter().collect(),
                 },
                 () = window_end => windows.due(Instant::now()),
             };
@@ -129,7 +138,7 @@ impl Notifier {
         refusals.close();
         while let Ok(refusal) = refusals.try_recv() {
             // What begins a window is told with the others below.
-            if let Ok(Some(first)) = windows.add(refusal, Instant::now()) {
+            if let Some(first) = windows.add(refusal, Instant::now()) {
                 windows.keep(first);
             }
         }
@@ -200,37 +209,38 @@ struct Window {
     untold: Option<Refusal>,
 }
 
-/// Too many kinds of refusals at one time.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Full;
+impl RefusalKind {
+    /// The kind that stands for all others of its reason: there are few, whatever callers do.
+    fn rest(&self) -> Self {
+        Self { action: VARIOUS.to_owned(), user: VARIOUS.to_owned(), ..*self }
+    }
+}
 
 impl Windows {
     /// Adds a refusal; gives it back if it is the first of its kind, to be told at once.
-    fn add(&mut self, refusal: Refusal, now: Instant) -> Result<Option<Refusal>, Full> {
-        if self.0.contains_key(&refusal.kind) {
-            self.keep(refusal);
-            return Ok(None);
-        }
-        if self.0.len() >= WINDOWS {
+    fn add(&mut self, refusal: Refusal, now: Instant) -> Option<Refusal> {
+        let mut kind = refusal.kind.clone();
+        if self.0.len() >= WINDOWS && !self.0.contains_key(&kind) {
             self.0.retain(|_, window| window.end > now || window.untold.is_some());
+            if self.0.len() >= WINDOWS {
+                kind = kind.rest();
+            }
         }
-        if self.0.len() >= WINDOWS {
-            return Err(Full);
+        if self.0.contains_key(&kind) {
+            self.keep(refusal);
+            return None;
         }
-        self.0.insert(refusal.kind.clone(), Window { end: now + WINDOW, untold: None });
-        Ok(Some(refusal))
+        self.0.insert(kind, Window { end: now + WINDOW, untold: None });
+        Some(refusal)
     }
 
-    /// Keeps a refusal until the window of its kind ends.
+    /// Keeps a refusal until the window of its kind ends, or the one of the rest where it has none of its own.
     fn keep(&mut self, refusal: Refusal) {
-        let Some(window) = self.0.get_mut(&refusal.kind) else { return };
+        let own = self.0.contains_key(&refusal.kind);
+        let kind = if own { refusal.kind.clone() } else { refusal.kind.rest() };
+        let Some(window) = self.0.get_mut(&kind) else { return };
         match &mut window.untold {
-            Some(untold) => {
-                untold.count += refusal.count;
-                if untold.client_ip != refusal.client_ip {
-                    untold.client_ip = None;
-                }
-            }
+            Some(untold) => untold.join(&refusal, kind),
             none => *none = Some(refusal),
         }
     }
@@ -262,31 +272,69 @@ mod tests {
 
     fn refusal(user: &str) -> Refusal {
         let denial = event(user, Kind::Authorization, Outcome::Denied);
-        Refusal::of(&Event { reason: Some("no_permission".into()), ..denial })
+        told(&Event { reason: Some("no_permission".into()), ..denial })
+    }
+
+    fn told(event: &Event) -> Refusal {
+        Refusal::of(event, &["pods_list", "pods_get"])
     }
 
     #[test]
     fn the_first_refusal_is_told_at_once_and_the_rest_once_a_minute() {
         let (mut windows, start) = (Windows::default(), Instant::now());
-        assert_eq!(windows.add(refusal("ci-bot"), start), Ok(Some(refusal("ci-bot"))));
+        assert_eq!(windows.add(refusal("ci-bot"), start), Some(refusal("ci-bot")));
         for _ in 0..7 {
-            assert_eq!(windows.add(refusal("ci-bot"), start + WINDOW / 2), Ok(None));
+            assert_eq!(windows.add(refusal("ci-bot"), start + WINDOW / 2), None);
         }
         assert_eq!(windows.next_due(), Some(start + WINDOW));
         assert_eq!(windows.due(start + WINDOW / 2), []);
         assert_eq!(windows.due(start + WINDOW), [Refusal { count: 7, ..refusal("ci-bot") }]);
-        assert_eq!(windows.add(refusal("ci-bot"), start + WINDOW), Ok(None), "a minute has begun with that");
+        assert_eq!(windows.add(refusal("ci-bot"), start + WINDOW), None, "a minute has begun with that");
         assert_eq!(windows.due(start + 2 * WINDOW).len(), 1);
         assert_eq!(windows.due(start + 3 * WINDOW), []);
         assert!(windows.0.is_empty(), "a minute without refusals ends it");
     }
 
     #[test]
-    fn refusals_of_more_kinds_than_can_be_kept_apart_are_dropped_and_not_held() {
+    fn names_that_a_caller_makes_up_are_one_kind_and_those_of_tools_are_kinds_of_their_own() {
         let (mut windows, start) = (Windows::default(), Instant::now());
-        let told = (0..1_000).filter(|i| windows.add(refusal(&i.to_string()), start).is_ok()).count();
-        assert_eq!((told, windows.0.len()), (WINDOWS, WINDOWS));
-        assert!(windows.add(refusal("later"), start + WINDOW).is_ok(), "old ones make room");
+        let mut count = |tool: &str, action: &str| {
+            let denial = event("ci-bot", Kind::Authorization, Outcome::Denied);
+            let named = Event { tool: Some(tool.into()), action: action.into(), ..denial };
+            windows.add(told(&named), start).is_some()
+        };
+        let first = (0..1_000).filter(|i| count(&format!("x{i}"), "tools/call")).count();
+        assert_eq!(first, 1, "names of no tool");
+        assert!(count("pods_list", "tools/call") && count("pods_get", "tools/call"), "tools");
+        let first = (0..1_000).filter(|i| count("x", &format!("method/{i}"))).count();
+        assert_eq!(first, 1, "names of no method");
+    }
+
+    #[test]
+    fn refusals_of_more_kinds_than_can_be_kept_apart_are_told_by_their_reason() {
+        let (mut windows, start) = (Windows::default(), Instant::now());
+        let first = (0..WINDOWS).filter_map(|i| windows.add(refusal(&i.to_string()), start)).count();
+        assert_eq!(first, WINDOWS);
+        let violation = |user: &str| {
+            let violation = event(user, Kind::SecurityViolation, Outcome::Denied);
+            told(&Event { reason: Some("first_destructive_call".into()), ..violation })
+        };
+        assert_eq!(windows.add(refusal("a"), start), Some(refusal("a")), "the first one is told as it is");
+        assert_eq!(windows.add(violation("b"), start), Some(violation("b")), "no other reason hides it");
+        for i in 0..1_000 {
+            assert_eq!(windows.add(refusal(&format!("later-{i}")), start), None);
+        }
+        assert_eq!(windows.add(violation("c"), start), None);
+        assert_eq!(windows.0.len(), WINDOWS + 2, "nobody makes them more");
+        let mut told = windows.due(start + WINDOW);
+        told.sort_by_key(|refusal| refusal.count);
+        let [one, many] = <[Refusal; 2]>::try_from(told).expect("one for each reason");
+        assert_eq!(one, violation("c"), "what is alone needs no other words");
+        assert_eq!(
+            (many.count, many.kind.user.as_str(), many.kind.action.as_str()),
+            (1_000, VARIOUS, VARIOUS)
+        );
+        assert_eq!(windows.add(refusal("x"), start + WINDOW), Some(refusal("x")), "old ones make room");
     }
 
     #[test]
@@ -309,11 +357,11 @@ mod tests {
             metadata: [anomaly].into(),
             ..event("ci-bot", Kind::SecurityViolation, Outcome::Observed)
         };
-        let made = kubernetes_event(&Refusal::of(&observed), &server, "ops-mcp-0", now);
+        let made = kubernetes_event(&told(&observed), &server, "ops-mcp-0", now);
         let note =
             r#""ci-bot" was observed calling "pods_list" from 10.0.0.7: anomalous_request (new_network)"#;
         assert_eq!((made.note.as_deref(), made.reason.as_deref()), (Some(note), Some("SecurityViolation")));
-        let long = Refusal::of(&Event {
+        let long = told(&Event {
             tool: Some("ä".repeat(500)),
             ..event(&"ö".repeat(900), Kind::Authentication, Outcome::Denied)
         });

@@ -53,6 +53,11 @@ pub(crate) fn registry() -> &'static [Tool] {
     &REGISTRY
 }
 
+/// Every name by which the tools can be called.
+pub(crate) fn names(tools: &'static [Tool]) -> impl Iterator<Item = &'static str> {
+    tools.iter().flat_map(|tool| tool.aliases.iter().copied().chain([tool.name]))
+}
+
 /// One tool, as data.
 pub(crate) struct Tool {
     /// Canonical name.

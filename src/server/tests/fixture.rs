@@ -23,7 +23,7 @@ use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
-use crate::audit::{AuditLog, Event, Filter, Writer, query};
+use crate::audit::{self, AuditLog, Event, Filter, Writer, query};
 use crate::authenticator::{self, Authenticator, Materials};
 use crate::authn::ApiKey;
 use crate::authz::{Permission, Permit, Target};
@@ -193,7 +193,10 @@ pub(super) async fn start_with(setup: Setup<'_>) -> Fixture {
     let mut registry = Registry::default();
     let metrics = Arc::new(Metrics::new(&mut registry));
     let database = directory.path().join("audit.db");
-    let (audit, writer) = AuditLog::open(&database, "agents/ops", metrics.clone()).expect("a database");
+    let tools = setup.tools.unwrap_or(&TOOLS);
+    let recording = audit::Settings { tools: tools::names(tools).collect(), ..audit::Settings::default() };
+    let opened = AuditLog::open_with(&database, "agents/ops", metrics.clone(), recording);
+    let (audit, writer) = opened.expect("a database");
     let Subject { namespace, server, .. } = loaded.subject.clone();
     let config = ServeConfig {
         namespace,
@@ -223,7 +226,7 @@ pub(super) async fn start_with(setup: Setup<'_>) -> Fixture {
         policy: policy.clone(),
         audit,
         metrics,
-        tools: setup.tools.unwrap_or(&TOOLS),
+        tools,
         ready: Arc::default(),
     };
     let server = bind(config, parts).await.expect("binds");
